@@ -1,0 +1,1 @@
+"""Plan, executor, commit, engines, reader, audit: everything that moves records and knows no signal processing."""
