@@ -1,6 +1,6 @@
 """Records that flow between stages: frozen, slotted, keyword-only. Each state of an utterance is a type of its own.
 
-    Utterance --decode--> Clip --normalise--> Spoken --align--> Aligned --qc--> Checked --units, f0, pitch, style--> Encoded
+Utterance --decode--> Clip --normalise--> Spoken --align--> Aligned --qc--> Checked --units, f0, pitch, style--> Encoded
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ class Utterance:
     Attributes:
         key: record key: letters, digits, `-` and `_` only, unique in a dataset, a pure function of `id`.
         id: the id that the manifest gives, unchanged.
-        audio: local path or URL of the audio file.
+        audio: the audio file as the manifest names it; this string goes into the record.
+        location: where it really lies: an absolute path or a URL that fsspec opens.
         text: the transcript as given.
         recording: name of the recording; its utterances follow each other in order.
         index: row number in the manifest, from 0.
@@ -31,6 +32,7 @@ class Utterance:
     key: str
     id: str
     audio: str
+    location: str
     text: str
     recording: str
     index: int

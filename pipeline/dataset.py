@@ -1,0 +1,110 @@
+"""Open a finished units dataset: its description, its commit records and its shards. Trusts commit records only."""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+import fsspec
+
+from schemas.contract import UnitContract
+from schemas.recipe import Recipe
+from schemas.unit_record import UnitRecord
+
+FORMAT = "interloom-units/1"
+
+
+class BadDataset(ValueError):
+    """The folder is not a finished dataset, or a file of it is damaged; the message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished dataset.
+
+    Attributes:
+        root: local folder or fsspec URL.
+        info: the content of `dataset.json`.
+    """
+
+    root: str
+    info: dict[str, Any]
+
+    @classmethod
+    def open(cls, root: str) -> Self:
+        """Read `dataset.json`.
+
+        Raises:
+            BadDataset: if it is missing or of another format.
+        """
+        path = f"{root}/dataset.json"
+        try:
+            with fsspec.open(path, "rb") as file:
+                info = json.load(file)
+        except FileNotFoundError:
+            raise BadDataset(
+                f"{path} is missing: the build is not finished; `interloom status {root}` shows it"
+            ) from None
+        except ValueError as error:
+            raise BadDataset(f"{path} is not valid JSON ({error}); run the build again to rewrite it") from error
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            raise BadDataset(f"{path} is not of format {FORMAT}")
+        return cls(root=root, info=info)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.info["recipe"])
+
+    @cached_property
+    def contracts(self) -> dict[str, UnitContract]:
+        """Stream slot to unit contract."""
+        return {name: UnitContract.from_json(value) for name, value in self.info["streams"].items()}
+
+    @property
+    def num_splits(self) -> int:
+        return int(self.info["splits"])
+
+    def artifact(self, name: str) -> str:
+        """Return the path of an artifact, e.g. `tokenizer`."""
+        return f"{self.root}/{self.info['artifacts'][name]['path']}"
+
+    def shard(self, split: int) -> str:
+        return f"{self.root}/shards/shard-{split:06d}.tar"
+
+    def commit(self, split: int) -> dict[str, Any]:
+        with fsspec.open(f"{self.root}/shards/shard-{split:06d}.commit.json", "rb") as file:
+            value: dict[str, Any] = json.load(file)
+        return value
+
+    def records(self, split: int) -> Iterator[UnitRecord]:
+        """Yield a shard's records in order, reading one at a time."""
+        for key, members in samples(self.shard(split)):
+            yield UnitRecord.from_members(key, members)
+
+
+def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, members by extension) of a WebDataset tar, streaming.
+
+    Raises:
+        BadDataset: if the tar is damaged; the message names it.
+    """
+    try:
+        with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            key, members = "", {}
+            for info in tar:
+                if not info.isfile():
+                    continue
+                stem, _, extension = PurePosixPath(info.name).name.partition(".")
+                if stem != key and members:
+                    yield key, members
+                    members = {}
+                key = stem
+                body = tar.extractfile(info)
+                members[extension] = body.read() if body is not None else b""
+            if members:
+                yield key, members
+    except (tarfile.TarError, EOFError) as error:
+        raise BadDataset(f"{url} is damaged ({error}); delete its commit record and run the build again") from error

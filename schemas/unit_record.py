@@ -1,0 +1,142 @@
+"""The record at rest: what one sample of a shard holds, and its exact bytes."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.canonical import canonical_json
+from schemas.clock import Samples
+from schemas.records import Encoded, Word
+
+STREAMS = ("hubert", "pitch", "style")
+"""Stream slots of a record. The slot says which tokens the ids become; `dataset.json` says what made them."""
+
+
+class BadRecord(ValueError):
+    """A sample of a shard does not hold what a record must hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnitRecord:
+    """One aligned utterance with its units.
+
+    Attributes:
+        words: one per whitespace token of `text`; times in samples at 16 kHz.
+        doubtful: indices of words whose boundaries must not carry a modality switch.
+        num_samples: length of the clip at 16 kHz.
+        streams: slot to full-rate ids, uint16, shape (num_frames,).
+        f0: float32 Hz, 0 where unvoiced, one per 160 samples; or None where not stored.
+        flac: the clip, 16 kHz mono, or None where not stored.
+        meta: the remaining fields of the JSON member: id, recording, index, speaker, language, license, source, audio,
+            source_rate, source_channels, score_all, score_words, fallback.
+    """
+
+    key: str
+    text: str
+    words: tuple[Word, ...]
+    doubtful: tuple[int, ...]
+    num_samples: Samples
+    streams: Mapping[str, npt.NDArray[np.uint16]]
+    f0: npt.NDArray[np.float32] | None
+    flac: bytes | None
+    meta: Mapping[str, Any]
+
+    @classmethod
+    def from_encoded(cls, encoded: Encoded, *, flac: bytes | None, store_f0: bool) -> Self:
+        utterance, aligned = encoded.clip.utterance, encoded.checked.aligned
+        meta = {
+            "audio": utterance.audio,
+            "fallback": aligned.fallback,
+            "id": utterance.id,
+            "index": utterance.index,
+            "language": utterance.language,
+            "license": utterance.license,
+            "recording": utterance.recording,
+            "score_all": round(aligned.score_all, 4),
+            "score_words": round(aligned.score_words, 4),
+            "source": utterance.source,
+            "source_channels": encoded.clip.source_channels,
+            "source_rate": encoded.clip.source_rate,
+            "speaker": utterance.speaker,
+        }
+        words = tuple(w._replace(score=None if w.score is None else round(w.score, 4)) for w in aligned.words)
+        return cls(
+            key=utterance.key,
+            text=utterance.text,
+            words=words,
+            doubtful=encoded.checked.doubtful,
+            num_samples=encoded.clip.num_samples,
+            streams={stream.name: stream.ids for stream in encoded.streams},
+            f0=encoded.f0.hz if encoded.f0 is not None and store_f0 else None,
+            flac=flac,
+            meta=meta,
+        )
+
+    def to_members(self) -> dict[str, bytes]:
+        """Return the members of the sample by extension, sorted; a pure function of the record."""
+        body = {
+            **self.meta,
+            "doubtful": list(self.doubtful),
+            "key": self.key,
+            "num_samples": self.num_samples,
+            "text": self.text,
+            "words": [list(word) for word in self.words],
+        }
+        members = {"json": canonical_json(body).encode()}
+        members |= {f"{name}.npy": npy_bytes(ids) for name, ids in self.streams.items()}
+        if self.f0 is not None:
+            members["f0.npy"] = npy_bytes(self.f0)
+        if self.flac is not None:
+            members["flac"] = self.flac
+        return dict(sorted(members.items()))
+
+    @classmethod
+    def from_members(cls, key: str, members: Mapping[str, bytes]) -> Self:
+        """Parse and validate.
+
+        Raises:
+            BadRecord: naming the key and what is wrong.
+        """
+        try:
+            body = json.loads(members["json"])
+            words = tuple(Word(*word) for word in body.pop("words"))
+            text, doubtful, num_samples = body.pop("text"), tuple(body.pop("doubtful")), body.pop("num_samples")
+            if body.pop("key") != key:
+                raise ValueError("the JSON names another key")
+            streams = {
+                name: npy_array(members[f"{name}.npy"], np.uint16) for name in STREAMS if f"{name}.npy" in members
+            }
+            f0 = npy_array(members["f0.npy"], np.float32) if "f0.npy" in members else None
+        except (KeyError, TypeError, ValueError, EOFError) as error:
+            raise BadRecord(f"record {key!r}: {type(error).__name__}: {error}") from error
+        return cls(
+            key=key,
+            text=text,
+            words=words,
+            doubtful=doubtful,
+            num_samples=Samples(num_samples),
+            streams=streams,
+            f0=f0,
+            flac=members.get("flac"),
+            meta=body,
+        )
+
+
+def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    """Return an array as the bytes of an .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npy_array(data: bytes, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """Read a one-dimensional array of a given dtype from the bytes of an .npy file, without pickle."""
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype != dtype or array.ndim != 1:
+        raise ValueError(f"expected a one-dimensional {np.dtype(dtype)} array, got {array.dtype}{list(array.shape)}")
+    return np.asarray(array)
