@@ -105,7 +105,8 @@ def lay_out(spoken: Sequence[Spoken], gap_s: float) -> tuple[Wave, list[int]]:
 def channels_of(recording: dict[str, Any], spoken: Sequence[Spoken], wave: Wave, starts: Sequence[int]) -> Wave:
     """Shape (num_samples, num_channels)."""
     if "stereo" in recording:
-        return wave[:, None] * np.array(recording["stereo"])
+        gains: Wave = np.array(recording["stereo"], dtype=np.float64)
+        return wave[:, None] * gains
     if not recording.get("two_channels"):
         return wave[:, None]
     labels = sorted({item.line.label for item in spoken})
