@@ -123,7 +123,7 @@ def unreadable_rows(manifest: Manifest, text: str) -> None:
 
 def transcript_rows(manifest: Manifest, good: GoodAudio) -> None:
     manifest.add({"id": "empty-text", **good.take(), "text": ""}, "empty_text")
-    manifest.add({"id": "blank-text", **good.take(), "text": " \t "}, "empty_text")
+    manifest.add({"id": "blank-text", **good.take(), "text": " \t "}, "empty_text", "no_words")
     manifest.add({"id": "punctuation-only", **good.take(), "text": "... — ?!"}, "no_words")
     no_text = good.take()
     del no_text["text"]

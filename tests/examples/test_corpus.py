@@ -31,7 +31,7 @@ LINES = (BROKEN / "manifest.jsonl").read_bytes().split(b"\n")[:-1]
 
 
 def seconds(row: dict[str, Any]) -> float:
-    return soundfile.info(CORPUS / row["audio_filepath"]).duration
+    return float(soundfile.info(CORPUS / row["audio_filepath"]).duration)
 
 
 def test_corpus_is_large_and_varied_enough() -> None:
