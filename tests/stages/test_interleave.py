@@ -1,0 +1,244 @@
+from itertools import groupby, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from schemas.canonical import rng_for
+from schemas.clock import Samples
+from schemas.recipe import SequenceSection, SpiritLmPolicy
+from schemas.records import Word
+from stages.documents import Document, document_from
+from stages.interleave import Modality, Span, draw_spans, interleaved_string, render, speech_cuts
+from stages.serialise import parse_speech_tokens, speech_tokens
+from tests.sequence_builders import contracts, document, documents, record, recording
+
+TEXT, SPEECH = Modality.TEXT, Modality.SPEECH
+BASE = SequenceSection(stream="base")
+EXPRESSIVE = SequenceSection(stream="expressive")
+SHORT = SpiritLmPolicy(text_words=(2, 4), speech_words=(1, 3))
+
+policies = st.builds(
+    SpiritLmPolicy,
+    text_words=st.sampled_from([(10, 30), (2, 4), (1, 1)]),
+    speech_words=st.sampled_from([(5, 15), (1, 3), (3, 3)]),
+    start=st.sampled_from(["random", "text", "speech"]),
+    remainder=st.sampled_from(["keep", "merge"]),
+)
+
+
+def drawn(doc: Document, policy: SpiritLmPolicy, seed: int) -> tuple[Span, ...]:
+    return draw_spans(len(doc.words), doc.closed_boundaries(), policy, rng_for(seed))
+
+
+@given(num_words=st.integers(1, 300), closed=st.sets(st.integers(1, 299)), policy=policies, seed=st.integers(0, 999))
+def test_spans_partition_the_words_and_never_switch_where_it_is_closed(
+    num_words: int, closed: set[int], policy: SpiritLmPolicy, seed: int
+) -> None:
+    spans = draw_spans(num_words, closed, policy, rng_for(seed))
+    assert [w for s in spans for w in range(s.start_word, s.end_word)] == list(range(num_words))
+    assert all(a.modality is not b.modality for a, b in pairwise(spans))
+    assert all(s.end_word > s.start_word for s in spans)
+    assert not closed & {s.end_word for s in spans[:-1]}
+    if policy.start != "random":
+        assert spans[0].modality == policy.start
+
+
+@given(num_words=st.integers(1, 300), closed=st.sets(st.integers(1, 299)), policy=policies, seed=st.integers(0, 999))
+def test_lengths_leave_the_range_only_for_the_documented_reasons(
+    num_words: int, closed: set[int], policy: SpiritLmPolicy, seed: int
+) -> None:
+    spans = draw_spans(num_words, closed, policy, rng_for(seed))
+    limits = {TEXT: policy.text_words, SPEECH: policy.speech_words}
+    for span in spans[:-1]:
+        low, high = limits[span.modality]
+        length = span.end_word - span.start_word
+        if not low <= length <= high:
+            assert length > high, "moving a switch never makes a span short"
+            passed_over = range(span.start_word + low, span.end_word)
+            assert closed.issuperset(passed_over), "an open boundary was passed over"
+    low, high = limits[spans[-1].modality]
+    last = spans[-1].end_word - spans[-1].start_word
+    if policy.remainder == "merge" and len(spans) > 1:
+        assert last >= low
+    if policy.remainder == "keep" and last > high:
+        assert closed.issuperset(range(spans[-1].start_word + high + 1, num_words))
+
+
+def test_a_switch_moves_forward_then_back_then_beyond() -> None:
+    policy = SpiritLmPolicy(text_words=(4, 6), speech_words=(4, 6), start="text")
+    targets = {draw_spans(100, (), policy, rng_for(s))[0].end_word: s for s in range(50)}
+    at_five = rng_for(targets[5]), rng_for(targets[5]), rng_for(targets[5])
+    assert draw_spans(100, {5}, policy, at_five[0])[0].end_word == 6
+    assert draw_spans(100, {5, 6}, policy, at_five[1])[0].end_word == 4
+    assert draw_spans(100, {4, 5, 6, 7}, policy, at_five[2])[0].end_word == 8
+    assert draw_spans(100, set(range(1, 100)), policy, rng_for(0)) == (Span(TEXT, 0, 100),)
+
+
+def test_realised_lengths_are_uniform() -> None:
+    policy = SpiritLmPolicy()
+    lengths: dict[Modality, list[int]] = {TEXT: [], SPEECH: []}
+    first = []
+    for key in range(400):
+        spans = draw_spans(500, (), policy, rng_for(0, key))
+        first.append(spans[0].modality)
+        for span in spans[:-1]:
+            lengths[span.modality].append(span.end_word - span.start_word)
+    for modality, (low, high) in ((TEXT, (10, 30)), (SPEECH, (5, 15))):
+        counts = np.bincount(lengths[modality], minlength=high + 1)[low:]
+        assert len(counts) == high - low + 1
+        expected = counts.sum() / len(counts)
+        chi_square = float(((counts - expected) ** 2 / expected).sum())
+        # 99.9 % quantiles of chi-square are 45.3 (20 degrees of freedom) and 29.6 (10).
+        assert chi_square < {20: 45.3, 10: 29.6}[high - low]
+    assert 160 < first.count(TEXT) < 240
+
+
+def test_remainder_keep_and_merge() -> None:
+    keep = SpiritLmPolicy(text_words=(5, 5), speech_words=(5, 5), start="text")
+    merge = keep.model_copy(update={"remainder": "merge"})
+    assert draw_spans(12, (), keep, rng_for(0))[-1] == Span(TEXT, 10, 12)
+    assert draw_spans(12, (), merge, rng_for(0)) == (Span(TEXT, 0, 5), Span(SPEECH, 5, 12))
+    assert draw_spans(3, (), merge, rng_for(0)) == (Span(TEXT, 0, 3),)
+
+
+def test_a_document_without_words_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one word, got 0"):
+        draw_spans(0, (), SHORT, rng_for(0))
+
+
+@pytest.mark.parametrize(("gap", "cut"), [("midpoint", 1500), ("left", 2000), ("right", 1000)])
+def test_the_silence_at_a_switch_goes_where_the_option_says(gap: str, cut: int) -> None:
+    words = [Word("a", Samples(0), Samples(1000), -1.0), Word("b", Samples(2000), Samples(3000), -1.0)]
+    doc = document_from([record("u", words)], contracts())
+    assert speech_cuts(doc, [Span(TEXT, 0, 1), Span(SPEECH, 1, 2)], gap) == [cut]
+
+
+def test_a_switch_next_to_a_word_without_time_is_refused() -> None:
+    words = [Word("a", Samples(0), Samples(1000), -1.0), Word("b", None, None, None)]
+    doc = document_from([record("u", words)], contracts())
+    with pytest.raises(ValueError, match="no time at the switch before word 1"):
+        speech_cuts(doc, [Span(TEXT, 0, 1), Span(SPEECH, 1, 2)], "midpoint")
+
+
+@given(doc=documents(), policy=policies, seed=st.integers(0, 99), gap=st.sampled_from(["midpoint", "left", "right"]))
+def test_no_frame_is_lost_or_used_twice_when_every_span_is_speech(
+    doc: Document, policy: SpiritLmPolicy, seed: int, gap: str
+) -> None:
+    spans = drawn(doc, policy, seed)
+    as_speech = [span._replace(modality=SPEECH) for span in spans]
+    cuts = speech_cuts(doc, spans, gap)
+    frames = [
+        [unit for part in parts for unit in doc.segments[part.segment].streams["hubert"][list(part.frames)].tolist()]
+        for parts in doc.divide("hubert", cuts)
+    ]
+    assert [u for span in frames for u in span] == [u for s in doc.segments for u in s.streams["hubert"].tolist()]
+    pieces = render(doc, as_speech, SequenceSection(stream="base", gap=gap))
+    spoken = [parse_speech_tokens(p.tokens)["hubert"].tolist() for p in pieces if p.modality is SPEECH]
+    assert spoken == [[unit for unit, _ in groupby(span)] for span in frames if span]
+
+
+@given(doc=documents(), policy=policies, seed=st.integers(0, 99), stream=st.sampled_from(["base", "expressive"]))
+@example(doc=document((30, 30)), policy=SHORT, seed=0, stream="expressive")
+def test_pieces_alternate_hold_every_text_word_and_are_never_empty(
+    doc: Document, policy: SpiritLmPolicy, seed: int, stream: str
+) -> None:
+    spans = drawn(doc, policy, seed)
+    pieces = render(doc, spans, SequenceSection(stream=stream))
+    assert all(p.text or p.tokens for p in pieces)
+    assert all(a.modality is not b.modality for a, b in pairwise(pieces))
+    if len(pieces) == len(spans):
+        assert [p.text for p in pieces] == [
+            doc.text(s.start_word, s.end_word) if s.modality is TEXT else "" for s in spans
+        ]
+
+
+@given(doc=documents(), policy=policies, seed=st.integers(0, 99))
+def test_an_expressive_span_opens_with_style_pitch_and_hubert(doc: Document, policy: SpiritLmPolicy, seed: int) -> None:
+    for piece in render(doc, drawn(doc, policy, seed), EXPRESSIVE):
+        if piece.modality is SPEECH:
+            assert [token[1:3] for token in piece.tokens[:3]] == ["St", "Pi", "Hu"]
+
+
+@given(num_words=st.integers(1, 60), policy=policies, seed=st.integers(0, 99))
+def test_every_style_and_pitch_frame_is_used_with_at_most_one_restated(
+    num_words: int, policy: SpiritLmPolicy, seed: int
+) -> None:
+    doc = document((num_words,), seed=seed)
+    spans = [span._replace(modality=SPEECH) for span in drawn(doc, policy, seed)]
+    cuts = speech_cuts(doc, spans, "midpoint")
+    spoken = [i for i, parts in enumerate(doc.divide("hubert", cuts)) if parts]
+    tokens = [parse_speech_tokens(p.tokens) for p in render(doc, spans, EXPRESSIVE) if p.modality is SPEECH]
+    for slot in ("style", "pitch"):
+        own = [[doc.segments[0].streams[slot][f] for p in parts for f in p.frames] for parts in doc.divide(slot, cuts)]
+        for i, streams in zip(spoken, tokens, strict=True):
+            got = streams[slot].tolist()
+            want = own[i] if slot == "style" else [unit for unit, _ in groupby(own[i])]
+            assert got == want or got[1:] == want
+
+
+@given(doc=documents(), policy=policies, seed=st.integers(0, 99))
+def test_base_and_expressive_hold_the_same_hubert_tokens(doc: Document, policy: SpiritLmPolicy, seed: int) -> None:
+    spans = drawn(doc, policy, seed)
+    base, expressive = render(doc, spans, BASE), render(doc, spans, EXPRESSIVE)
+    assert [p.tokens for p in base] == [tuple(t for t in p.tokens if t.startswith("[Hu")) for p in expressive]
+
+
+@given(num_words=st.integers(1, 60), seed=st.integers(0, 99))
+def test_an_utterance_wholly_spoken_is_the_released_form(num_words: int, seed: int) -> None:
+    one = recording("r", [num_words], seed=seed)[0]
+    doc = document_from([one], contracts())
+    (piece,) = render(doc, [Span(SPEECH, 0, num_words)], EXPRESSIVE)
+    assert list(piece.tokens) == speech_tokens(one.streams["hubert"], one.streams["pitch"], one.streams["style"])
+
+
+def test_a_span_in_mid_utterance_restates_what_is_in_force() -> None:
+    second = 16_000
+    words = [Word(t, Samples(i * second), Samples((i + 1) * second), -1.0) for i, t in enumerate("abcd")]
+    words[1] = words[1]._replace(end=Samples(second + 12_160))
+    words[2] = words[2]._replace(start=Samples(second + 12_160))
+    streams = {
+        "hubert": [i // 5 for i in range(100)],
+        "pitch": [i // 4 for i in range(50)],
+        "style": [4, 5, 6, 7],
+    }
+    doc = document_from([record("u", words, num_samples=4 * second, streams=streams)], contracts())
+    piece = render(doc, [Span(TEXT, 0, 2), Span(SPEECH, 2, 3), Span(TEXT, 3, 4)], EXPRESSIVE)[1]
+    # From 1.76 s to 3 s: HuBERT frames 44 to 74, pitch frames 22 to 37, style frame 2; style frame 1 is in force.
+    assert piece.tokens[:5] == ("[St5]", "[Pi5]", "[Hu8]", "[Hu9]", "[Pi6]")
+    assert [t for t in piece.tokens if t.startswith("[St")] == ["[St5]", "[St6]"]
+    # Pitch frame 36 begins with HuBERT frame 72, after frame 70 has opened the last run.
+    assert piece.tokens[-2:] == ("[Hu14]", "[Pi9]")
+
+
+def test_a_span_across_utterances_takes_the_frames_of_both() -> None:
+    a = record("a", [Word("x", Samples(0), Samples(1000), -1.0)], num_samples=1000, index=0,
+               streams={"hubert": [1, 2], "pitch": [3], "style": [4]})  # fmt: skip
+    b = record("b", [Word("y", Samples(0), Samples(1000), -1.0)], num_samples=1000, index=1,
+               streams={"hubert": [2, 5], "pitch": [3], "style": [4]})  # fmt: skip
+    doc = document_from([a, b], contracts())
+    assert render(doc, [Span(SPEECH, 0, 2)], BASE)[0].tokens == ("[Hu1]", "[Hu2]", "[Hu5]")
+    assert render(doc, [Span(SPEECH, 0, 2)], EXPRESSIVE)[0].tokens == (
+        "[St4]", "[Pi3]", "[Hu1]", "[Hu2]", "[St4]", "[Hu5]",
+    )  # fmt: skip
+
+
+def test_speech_shorter_than_a_frame_becomes_text() -> None:
+    words = [
+        Word("a", Samples(0), Samples(400), -1.0),
+        Word("b", Samples(400), Samples(500), -1.0),
+        Word("c", Samples(500), Samples(2000), -1.0),
+    ]
+    doc = document_from([record("u", words)], contracts())
+    spans = [Span(TEXT, 0, 1), Span(SPEECH, 1, 2), Span(TEXT, 2, 3)]
+    assert interleaved_string(doc, spans, EXPRESSIVE) == "[Text]a b c"
+
+
+def test_the_interleaved_string() -> None:
+    words = [Word(t, Samples(i * 1280), Samples((i + 1) * 1280), -1.0) for i, t in enumerate(["the", "cat", "sat"])]
+    streams = {"hubert": [9, 9, 9, 9, 99, 49], "pitch": [1, 1, 39], "style": [71 % 8]}
+    doc = document_from([record("u", words, num_samples=3840, streams=streams)], contracts())
+    spans = [Span(TEXT, 0, 2), Span(SPEECH, 2, 3)]
+    assert interleaved_string(doc, spans, EXPRESSIVE) == "[Text]the cat[Speech][St7][Pi39][Hu99][Hu49]"
+    assert interleaved_string(doc, spans, BASE) == "[Text]the cat[Speech][Hu99][Hu49]"
