@@ -170,8 +170,8 @@ class Statistics:
 
 
 def bins_for(count: int) -> int:
-    """Return how many bins `count` values deserve: Rice's rule, between 8 and `BINS`."""
-    return min(BINS, max(8, math.ceil(2 * math.cbrt(count))))
+    """Return how many bins `count` values deserve: Rice's rule, between 12 and `BINS`."""
+    return min(BINS, max(12, math.ceil(2 * math.cbrt(count))))
 
 
 def round_bins(low: float, high: float, *, most: int = BINS) -> tuple[float, float, int]:

@@ -48,7 +48,7 @@ def _figure(traces: Sequence[Any], *, x: str, y: str, height: int = 300, **layou
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         height=height,
-        margin={"l": 54, "r": 14, "t": 22, "b": 46},
+        margin={"l": 54, "r": 24, "t": 22, "b": 46},
         bargap=0.06,
         hoverlabel={"bgcolor": "#ffffff", "bordercolor": "#c9d0d9", "font": {"family": FONT, "color": INK}},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.16, "bgcolor": "rgba(0,0,0,0)"},
@@ -129,7 +129,7 @@ def distributions(summary: AuditSummary) -> list[Chart]:
         _histogram("score-worst", "Alignment score, worst word", found["score_worst"], nats,
                    "lowest word score (nats per frame)", word_line),
         _histogram("speech-time", "Share of the clip inside words", found["speech"], "%", "share of the samples", None),
-        _histogram("voiced", "Voiced share", found["voiced"], "%", "share of the pitch frames that are voiced", None),
+        _histogram("voiced", "Voiced share", found["voiced"], "%", "share of the F0 frames that are voiced", None),
     ]  # fmt: skip
 
 
@@ -179,11 +179,16 @@ def interleaving(draws: Draws) -> list[Chart]:
         realised = counts["speech"] / total if total else 0.0
         unit = key.split("-")[1]
         note = f"{realised:.1%} of all {total:,} {unit} are speech; bars count documents."
+        # A little beyond 1, or plotly leaves out the last tick.
+        axis = {"tickformat": ".0%", "range": [0, 1.004], "dtick": 0.25}
         figure = _figure(
             [_bars(edges, bins, SPEECH, "%", meta="documents")],
-            x=f"speech share of a document's {unit}", y="documents", xaxis_tickformat=".0%",
-            xaxis_range=[0, 1], yaxis=_whole(bins), **(_marker(realised, "overall") if total else {}),
-        )  # fmt: skip
+            x=f"speech share of a document's {unit}",
+            y="documents",
+            xaxis=axis,
+            yaxis=_whole(bins),
+            **(_marker(realised, "overall") if total else {}),
+        )
         charts.append(Chart(key=key, title=title, note=note, figure=figure))
     return charts
 
@@ -218,7 +223,7 @@ def _pitch_chart(speakers: Sequence[SpeakerPitch]) -> Chart:
     rows = list(range(len(names)))
     trace = go.Box(y=rows, lowerfence=low, q1=q1, median=middle, q3=q3, upperfence=high, orientation="h")
     trace.update(line={"color": TEXT, "width": 1.4}, fillcolor="rgba(70,86,168,0.16)", hoverinfo="x")
-    note = "Median F0 of each utterance; boxes span the quartiles, whiskers the middle 90 %."
+    note = "Median F0 of each utterance; boxes span the quartiles, whiskers the middle 90%."
     ticks = {"tickmode": "array", "tickvals": rows, "ticktext": names, "autorange": "reversed", "showgrid": False}
     height = max(240, 90 + 30 * len(names))
     figure = _figure([trace], x="median F0 (Hz)", y="", height=height, yaxis=ticks, xaxis_showgrid=True)

@@ -127,7 +127,7 @@ def usage_table(summary: AuditSummary) -> str:
 
 
 def voicing_table(summary: AuditSummary) -> str:
-    heads = ("utterances", "voiced share", "median F0", "middle 90 %")
+    heads = ("utterances", "voiced share", "median F0", "middle 90%")
     head = "".join(f'<th scope="col" class="num">{name}</th>' for name in heads)
     rows = "".join(
         f'<tr><th scope="row">{shown(s.speaker)}</th><td class="num">{s.utterances:,}</td>'

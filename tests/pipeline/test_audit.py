@@ -448,7 +448,7 @@ def test_a_damaged_file_is_named(built: Built, tmp_path, name: str, message: str
     root = tmp_path / "copy"
     shutil.copytree(built.root, root)
     (root / name).write_bytes(b"damaged")
-    with pytest.raises(BadDataset, match=message):
+    with pytest.raises(ValueError, match=message):
         audit(str(root), None)
 
 
