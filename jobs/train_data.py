@@ -1,0 +1,80 @@
+"""What training reads: held-out documents, the shuffled control, blocks for evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.dataset import Dataset
+from pipeline.reader import Block, draw_sequence
+from pipeline.reader.packing import Packer
+from schemas.canonical import rng_for
+from schemas.recipe import SequenceSection
+from stages.documents import Document, documents_from
+from stages.vocabulary import Vocabulary
+
+HELD_OUT_POOL = 20
+"""Held-out documents are a tenth of the first so many (a few more, where a shard ends later), at least one."""
+
+EVALUATION_DRAWS = 4
+MAX_EVALUATION_BLOCKS = 64
+
+
+def hold_out(dataset: Dataset, sequence: SequenceSection, seed: int) -> list[Document]:
+    """Return the documents that are kept from training: the tenth of the first shards' with the lowest hashes.
+
+    A dataset of a single document has none to spare.
+    """
+    pool: list[Document] = []
+    for split in range(dataset.num_splits):
+        if len(pool) >= HELD_OUT_POOL:
+            break
+        pool += documents_from(dataset.records(split), dataset.contracts, join=sequence.join_recordings)
+    if len(pool) < 2:
+        return []
+    ranked = sorted(pool, key=lambda document: float(rng_for(seed, "held-out", document.key).random()))
+    return ranked[: max(1, len(pool) // 10)]
+
+
+def prepare(document: Document, epoch: int, *, held_out: frozenset[str], seed: int, shuffle: bool) -> Document | None:
+    """Leave out what is held out, and destroy the order of units if asked to; see `SequenceReader`."""
+    if document.key in held_out:
+        return None
+    return shuffled(document, seed, epoch) if shuffle else document
+
+
+def shuffled(document: Document, seed: int, epoch: int) -> Document:
+    """Return a document whose HuBERT and pitch runs are permuted within each utterance, each by itself.
+
+    Runs and not frames are permuted, so deduplicated sequences keep their lengths and their counts of each id (save
+    where two equal runs meet): what is lost is order alone. Another epoch has another order, so there is none to learn
+    by heart.
+    """
+    segments = []
+    for segment in document.segments:
+        rng = rng_for(seed, "shuffle", epoch, segment.key)
+        changed = {slot: _permuted_runs(ids, rng) for slot, ids in segment.streams.items() if slot != "style"}
+        segments.append(replace(segment, streams={**segment.streams, **changed}))
+    return replace(document, segments=tuple(segments))
+
+
+def evaluation_blocks(
+    documents: Sequence[Document], sequence: SequenceSection, vocabulary: Vocabulary, seed: int
+) -> list[Block]:
+    """Return the blocks of a few draws of some documents, the same for every run with these arguments."""
+    packer = Packer(sequence.context, vocabulary)
+    blocks: list[Block] = []
+    for draw in range(EVALUATION_DRAWS):
+        for document in documents:
+            tokens = draw_sequence(document, sequence, vocabulary, seed=seed, epoch=draw)
+            at = packer.add(tokens, 0)
+            while at < len(tokens.ids):
+                blocks.append(packer.take())
+                at = packer.add(tokens, at)
+    return ([*blocks, packer.take()] if packer.used else blocks)[:MAX_EVALUATION_BLOCKS]
+
+
+def _permuted_runs(ids: npt.NDArray[np.uint16], rng: np.random.Generator) -> npt.NDArray[np.uint16]:
+    runs = np.split(ids, np.flatnonzero(np.diff(ids)) + 1)
+    return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
