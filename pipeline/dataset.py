@@ -93,7 +93,7 @@ def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """
     try:
         with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            key, members = "", {}
+            key, members = "", dict[str, bytes]()
             for info in tar:
                 if not info.isfile():
                     continue

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import NewType
 
 SAMPLE_RATE = 16_000
@@ -95,7 +96,7 @@ def cut_frames(cuts: Sequence[int], grid: FrameGrid, count: int) -> list[range]:
     Raises:
         ValueError: if the cuts descend.
     """
-    if any(b < a for a, b in zip(cuts, cuts[1:], strict=False)):
+    if any(b < a for a, b in pairwise(cuts)):
         raise ValueError(f"cuts must not descend, got {list(cuts)}")
     edges = [0, *(min(grid.first_at_or_after(cut), count) for cut in cuts), count]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(edges)]

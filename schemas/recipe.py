@@ -133,6 +133,8 @@ class Recipe(Section):
 
     name: str
     seed: Annotated[int, Field(ge=0)] = 0
+    max_reject_rate: Probability = 0.5
+    """A build that rejects a larger share of its inputs ends with exit code 1; its shards are kept."""
     plan: PlanSection = PlanSection()
     decode: DecodeSection = DecodeSection()
     normalise: NormaliseSection = NormaliseSection()

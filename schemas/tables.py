@@ -22,7 +22,7 @@ ROWS = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-"""`splits.parquet`: one row per manifest row; row group i holds split i. A row with a `reason` is rejected by the plan."""
+"""`splits.parquet`: one row per manifest row; row group i holds split i. A row with a `reason` the plan rejects."""
 
 STATS = pa.schema(
     [
@@ -57,5 +57,5 @@ STATS = pa.schema(
         pa.field("f0_median_hz", pa.float64(), nullable=False),
     ]
 )
-"""`shard-NNNNNN.stats.parquet`: one row per record, in shard order. `speech_samples` is the sum of timed words' lengths,
+"""`shard-NNNNNN.stats.parquet`: one row per record, in shard order. `speech_samples` sums the lengths of timed words,
 `*_runs` counts ids after deduplication, `f0_median_hz` is 0 where nothing is voiced."""

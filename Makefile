@@ -1,0 +1,42 @@
+# Everything works on a fresh machine with Python 3.11, make, a compiler and a package registry.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/installed
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fmt slow bench corpus clean
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## the whole path on the bundled corpus: shards, report, training step
+	$(BIN)/interloom demo --out demo
+
+test: $(STAMP) ## the quick suite
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+slow: $(STAMP) ## engines, faults, training, the browser
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff, mypy strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## cost of each stage, overhead of each engine, memory
+	$(BIN)/python -m benchmarks.run
+
+clean: ## remove what was made
+	rm -rf demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,177 @@
+"""The steps behind the commands: call the pipeline, show progress, say what to do next."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.console import print_next, print_summary, progress_bar
+from pipeline.build import RunSettings, make_plan, planned, run_build, run_fit
+from pipeline.dataset import BadDataset, Dataset
+from pipeline.fit import load_artifacts
+from pipeline.manifest import ManifestError
+from pipeline.recipes import load_recipe
+from pipeline.storage import is_remote, join, list_names, read_json
+from schemas.clock import SAMPLE_RATE
+from schemas.recipe import Recipe
+from schemas.unit_record import UnitRecord
+
+CORPUS = "examples/corpus/manifest.jsonl"
+
+
+def plan_step(console: Console, recipe: Recipe, manifest: str, out: str) -> None:
+    plan = make_plan(manifest, recipe, out)
+    hours = sum(plan.sizes) / 3600
+    console.print(f"plan: {sum(plan.inputs):,} rows, {hours:.3f} h of audio, {len(plan.sizes):,} splits in {out}/plan")
+    if not hours:
+        console.print("no row's audio could be found; every row will be rejected")
+
+
+def fit_step(console: Console, recipe: Recipe, settings: RunSettings) -> Any:
+    with progress_bar(console, "fit") as progress:
+        artifacts = run_fit(recipe, settings, progress)
+    console.print(f"fit: {', '.join(sorted(artifacts))} in {settings.out}/artifacts")
+    return artifacts
+
+
+def build_step(console: Console, recipe: Recipe, settings: RunSettings) -> int:
+    """Build and print the summary; return the exit code: 1 where too many inputs were rejected."""
+    loaded = load_artifacts(settings.out)
+    artifacts = loaded[1] if loaded is not None else fit_step(console, recipe, settings)
+    started = time.monotonic()
+    with progress_bar(console, "build") as progress:
+        info = run_build(recipe, artifacts, settings, progress)
+    print_summary(console, settings.out, info, time.monotonic() - started)
+    rate = info["rejects"] / max(1, info["inputs"])
+    if rate > recipe.max_reject_rate:
+        console.print(
+            f"{rate:.1%} of the inputs were rejected, the recipe's max_reject_rate is {recipe.max_reject_rate:.0%}"
+        )
+        return 1
+    return 0
+
+
+def whole_run(console: Console, recipe: Recipe, manifest: str, settings: RunSettings) -> int:
+    plan_step(console, recipe, manifest, settings.out)
+    fit_step(console, recipe, settings)
+    code = build_step(console, recipe, settings)
+    if Dataset.open(settings.out).info["records"] and not is_remote(settings.out):
+        audit_step(console, settings.out, None, 10, tables=False)
+    where = settings.out
+    print_next(
+        console,
+        f"interloom audit {where}                  tables and {where}/report.html",
+        f"interloom inspect {where}                one record and the sequence drawn from it",
+        f"interloom train {where} --out model      a small model on these shards",
+    )
+    return code
+
+
+def audit_step(console: Console, dataset: str, report: str | None, examples: int, tables: bool = True) -> None:
+    from pipeline.audit import audit, print_tables
+
+    path = Path(report) if report else Path(dataset) / "report.html"
+    summary = audit(dataset, path, examples=examples)
+    if tables:
+        print_tables(summary, console)
+    console.print(f"report: {path}")
+
+
+def train_step(
+    console: Console,
+    dataset: str,
+    out: str,
+    recipe: Recipe,
+    steps: int | None,
+    device: str,
+    seed: int,
+    resume: bool,
+    shuffle_units: bool,
+) -> None:
+    from jobs.train import train
+
+    summary = train(
+        Path(dataset),
+        Path(out),
+        recipe.train,
+        recipe.sequence,
+        seed,
+        device=device,
+        resume=resume,
+        shuffle_units=shuffle_units,
+        steps=steps,
+    )
+    console.print(f"train: {summary}")
+
+
+def status_step(console: Console, folder: str) -> None:
+    """Count commit records; says nothing that is not in them."""
+    plan = planned(folder)
+    names = list_names(join(folder, "shards"))
+    done = {int(name[6:12]) for name in names if name.endswith(".commit.json")}
+    hours = sum(plan.sizes[split] for split in done if split < len(plan.sizes)) / 3600
+    fitted = "fitted" if load_artifacts(folder) is not None else "not fitted yet"
+    finished = read_json(join(folder, "dataset.json")) is not None
+    console.print(
+        f"{folder}: {fitted}; {len(done)}/{len(plan.sizes)} splits committed, "
+        f"{hours:.3f}/{sum(plan.sizes) / 3600:.3f} h; {'finished' if finished else 'not finished'}"
+    )
+    for name in sorted(list_names(join(folder, "work", "failed"))):
+        failure = read_json(join(folder, "work", "failed", name)) or {}
+        console.print(f"  failed: {failure.get('error')}")
+
+
+def inspect_step(console: Console, root: str, key: str | None, epoch: int) -> None:
+    dataset = Dataset.open(root)
+    record = _find(dataset, key)
+    console.print(
+        f"{record.key} ({record.meta['id']}), {record.num_samples / SAMPLE_RATE:.2f} s, {record.meta['audio']}"
+    )
+    table = Table("word", "start s", "end s", "score", "")
+    for index, word in enumerate(record.words):
+        mark = "doubtful" if index in record.doubtful else ""
+        times = ["-" if t is None else f"{t / SAMPLE_RATE:.2f}" for t in (word.start, word.end)]
+        table.add_row(word.text, *times, "-" if word.score is None else f"{word.score:.2f}", mark)
+    console.print(table)
+    for name, ids in record.streams.items():
+        contract = dataset.contracts[name]
+        shown = " ".join(map(str, ids[:24])) + (" ..." if len(ids) > 24 else "")
+        console.print(f"{name} ({contract.extractor}, {contract.frame_rate} Hz, {len(ids)} frames): {shown}")
+    from pipeline.reader.draw import draw_document
+    from stages.documents import document_from
+    from stages.interleave import interleaved_string
+
+    document = document_from([record], dataset.contracts)
+    spans = draw_document(document, dataset.recipe.sequence, seed=dataset.recipe.seed, epoch=epoch)
+    console.print(interleaved_string(document, spans, dataset.recipe.sequence), markup=False)
+
+
+def _find(dataset: Dataset, key: str | None) -> UnitRecord:
+    for split in range(dataset.num_splits):
+        for record in dataset.records(split):
+            if key is None or key in (record.key, record.meta["id"]):
+                return record
+    raise BadDataset(f"{dataset.root}: no record with key or id {key!r}; it may be among the rejects")
+
+
+def demo_steps(console: Console, settings: RunSettings) -> int:
+    """The whole path on the bundled corpus, then a short training run."""
+    manifest = find_corpus()
+    recipe = load_recipe("demo")
+    code = whole_run(console, recipe, str(manifest), settings)
+    model = f"{settings.out}/model"
+    if (Path(model) / "summary.json").exists():
+        console.print(f"train: {model} is there already")
+    else:
+        train_step(console, settings.out, model, recipe, None, "auto", recipe.seed, False, False)
+    return code
+
+
+def find_corpus() -> Path:
+    """Return the bundled manifest, from the working folder or from the source tree that this module belongs to."""
+    for root in (Path.cwd(), Path(__file__).resolve().parents[1]):
+        if (root / CORPUS).is_file():
+            return root / CORPUS
+    raise ManifestError(f"{CORPUS} is not here; run the demo in a clone of the project")

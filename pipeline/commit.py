@@ -1,0 +1,100 @@
+"""The commit of a split: its files first, its commit record last. Readers and reruns trust commit records only."""
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.storage import is_remote, join, list_names, make_dirs, publish_file, publish_json, read_json
+
+FORMAT = "interloom-commit/1"
+
+
+class CommitConflict(RuntimeError):
+    """A split was done twice with different bytes: a stage is not deterministic, or two settings share one folder."""
+
+
+def commit_path(root: str, split: int) -> str:
+    return join(root, "shards", f"shard-{split:06d}.commit.json")
+
+
+def scratch_folder(root: str, split: int) -> Path:
+    """Make a fresh scratch folder for one attempt; on the same file system as `root` where that is local."""
+    if is_remote(root):
+        import tempfile
+
+        return Path(tempfile.mkdtemp(prefix=f"interloom-{split:06d}-"))
+    folder = Path(root) / "work" / "tmp" / f"{split:06d}-{uuid.uuid4().hex}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def commit(root: str, split: int, fingerprint: str, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Publish the files of a scratch folder, then the commit record; remove the scratch folder.
+
+    Raises:
+        CommitConflict: if a record exists that names other bytes.
+    """
+    files = {path.name: _describe(path) for path in sorted(folder.iterdir())}
+    record = {"files": files, "format": FORMAT, "plan": fingerprint, "split": split, **facts}
+    make_dirs(join(root, "shards"))
+    existing = read_json(commit_path(root, split))
+    if existing is not None and existing != record:
+        raise CommitConflict(
+            f"{commit_path(root, split)} names other bytes than this run made; verify, or use another --out"
+        )
+    for name in files:
+        publish_file(folder / name, join(root, "shards", name))
+    publish_json(record, commit_path(root, split))
+    shutil.rmtree(folder, ignore_errors=True)
+    return record
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def valid_commits(root: str, fingerprint: str, splits: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Return the commit records that count: of this fingerprint, with every file present at its size."""
+    present = list_names(join(root, "shards"))
+    found = {}
+    for split in splits:
+        if f"shard-{split:06d}.commit.json" not in present:
+            continue
+        record = read_json(commit_path(root, split))
+        if _counts(record, fingerprint, split, present):
+            found[split] = record
+    return found
+
+
+def _counts(record: Any, fingerprint: str, split: int, present: dict[str, int]) -> bool:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        return False
+    if record.get("plan") != fingerprint or record.get("split") != split:
+        return False
+    return all(present.get(name) == file["bytes"] for name, file in record["files"].items())
+
+
+def discard_invalid(root: str, fingerprint: str, splits: Iterable[int]) -> None:
+    """Delete commit records that do not count, so that their splits are redone; another fingerprint is an error.
+
+    Raises:
+        CommitConflict: if a record belongs to another plan.
+    """
+    present = list_names(join(root, "shards"))
+    valid = valid_commits(root, fingerprint, splits)
+    for split in splits:
+        name = f"shard-{split:06d}.commit.json"
+        if name not in present or split in valid:
+            continue
+        record = read_json(commit_path(root, split))
+        if isinstance(record, dict) and record.get("plan") not in (None, fingerprint):
+            raise CommitConflict(f"{commit_path(root, split)} belongs to another plan; use another --out or delete it")
+        import fsspec
+
+        filesystem, key = fsspec.core.url_to_fs(commit_path(root, split))
+        filesystem.rm_file(key)

@@ -1,0 +1,203 @@
+"""The driver: hands splits to an engine, watches the commit records appear, and trusts nothing else.
+
+The engine runs in a process of its own, so that a hang, a crash or a flood of logs cannot reach us: when nothing moves
+for `stall_seconds` it is killed and started again on what is left. Reruns are free: committed splits are kept.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.commit import discard_invalid, valid_commits
+from pipeline.engines import EngineName, EngineRequest
+from pipeline.engines.worker import failure_path
+from pipeline.job import Job
+from pipeline.plan import Plan
+from pipeline.process import spawn
+from pipeline.storage import is_remote, join, list_names, read_json
+
+MAX_ENGINE_STARTS = 3
+POLL_SECONDS = 0.2
+
+Progress = Callable[[int, int, float, float], None]
+"""Called with splits done, splits planned, audio seconds done, audio seconds planned."""
+
+
+class RunFailed(RuntimeError):
+    """The run ended and planned splits have no valid commit record; the message names them and the reasons."""
+
+
+class FolderInUse(RuntimeError):
+    """Another run works in the same folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How a run is carried out. None of it changes a byte of the output.
+
+    Attributes:
+        engine: `local`, `beam` or `ray`.
+        workers: how many splits run at once.
+        options: the engine's own options.
+        stall_seconds: an engine that shows no progress for this long is killed and started again.
+    """
+
+    engine: EngineName = "local"
+    workers: int = 2
+    options: tuple[str, ...] = ()
+    stall_seconds: float = 1800.0
+
+
+def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) -> dict[int, dict[str, Any]]:
+    """Run every split that has no valid commit record; return the records of all splits.
+
+    Raises:
+        RunFailed: if splits are missing after `MAX_ENGINE_STARTS` starts of the engine, or all that is left has failed.
+        CommitConflict: if the folder holds records of another plan.
+        FolderInUse: if another run works in it.
+    """
+    splits = range(len(plan.sizes))
+    with _locked(job.root):
+        _remove_leftovers(job.root)
+        discard_invalid(job.root, job.fingerprint, splits)
+        for _ in range(MAX_ENGINE_STARTS):
+            done = valid_commits(job.root, job.fingerprint, splits)
+            _show(progress, plan, done)
+            todo = plan.largest_first(set(splits) - set(done))
+            if not todo:
+                return done
+            _forget_failures(job.root)
+            request = EngineRequest(
+                engine=settings.engine, job=job, splits=tuple(todo), workers=settings.workers, options=settings.options
+            )
+            problem = _run_engine(request, plan, settings, progress)
+        done = valid_commits(job.root, job.fingerprint, splits)
+        _show(progress, plan, done)
+        if missing := sorted(set(splits) - set(done)):
+            raise RunFailed(_explain(job.root, missing, problem))
+        return done
+
+
+def _run_engine(request: EngineRequest, plan: Plan, settings: EngineSettings, progress: Progress) -> str:
+    """Run the engine process to its end or to a stall; return what went wrong, "" if nothing did."""
+    job = request.job
+    log_path = _log_path(job.root)
+    with open(log_path, "ab") as log:
+        process, connection = spawn("pipeline.engines.serve", log=log, session=True)
+    try:
+        connection.send(request)
+        watch = _Watch(job.root, settings.stall_seconds)
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            if watch.commits_changed():
+                _show(progress, plan, watch.committed)
+            if watch.stalled():
+                return f"no progress for {settings.stall_seconds:g} s, engine killed"
+        return "" if process.returncode == 0 else f"engine ended with status {process.returncode}; see {log_path}"
+    except BrokenPipeError:
+        return f"engine ended at its start; see {log_path}"
+    finally:
+        _kill_group(process)
+        connection.close()
+
+
+class _Watch:
+    """Notices commit records and heartbeats."""
+
+    def __init__(self, root: str, stall_seconds: float) -> None:
+        self._root, self._stall = root, stall_seconds
+        self._last_look, self._last_change = 0.0, time.monotonic()
+        self._beats: dict[str, int] = {}
+        self._interval = 5.0 if is_remote(root) else 0.5
+        self.committed: set[int] = set()
+
+    def commits_changed(self) -> bool:
+        now = time.monotonic()
+        if now - self._last_look < self._interval:
+            return False
+        self._last_look = now
+        names = list_names(join(self._root, "shards"))
+        committed = {int(name[6:12]) for name in names if name.endswith(".commit.json")}
+        changed = committed != self.committed
+        if changed or self._heartbeats_changed():
+            self._last_change = now
+        self.committed = committed
+        return changed
+
+    def stalled(self) -> bool:
+        return time.monotonic() - self._last_change > self._stall
+
+    def _heartbeats_changed(self) -> bool:
+        if is_remote(self._root):
+            return False
+        folder = Path(self._root) / "work" / "alive"
+        beats = {entry.name: entry.stat().st_mtime_ns for entry in folder.iterdir()} if folder.is_dir() else {}
+        changed = beats != self._beats
+        self._beats = beats
+        return changed
+
+
+def _show(progress: Progress, plan: Plan, done: Any) -> None:
+    progress(len(done), len(plan.sizes), sum(plan.sizes[split] for split in done), sum(plan.sizes))
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """End the engine and whatever it left running in its session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _explain(root: str, missing: list[int], problem: str) -> str:
+    shown = ", ".join(map(str, missing[:10])) + (" and more" if len(missing) > 10 else "")
+    reasons = {str((read_json(failure_path(root, split)) or {}).get("error", "")) for split in missing} - {""}
+    because = "; ".join([*sorted(reasons)[:3], *([problem] if problem else [])]) or "the engine dropped them"
+    return (
+        f"{len(missing)} splits have no valid commit record ({shown}): {because}. Run the same command again to resume"
+    )
+
+
+def _log_path(root: str) -> str:
+    if is_remote(root):
+        return os.devnull
+    folder = Path(root) / "work" / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / "engine.log")
+
+
+def _remove_leftovers(root: str) -> None:
+    """Remove what interrupted attempts left; safe because the folder is locked and orphans only fail on it."""
+    if not is_remote(root):
+        shutil.rmtree(Path(root) / "work" / "tmp", ignore_errors=True)
+        shutil.rmtree(Path(root) / "work" / "alive", ignore_errors=True)
+        for path in (Path(root) / "shards").glob("*.tmp-*"):
+            path.unlink(missing_ok=True)
+
+
+def _forget_failures(root: str) -> None:
+    if not is_remote(root):
+        shutil.rmtree(Path(root) / "work" / "failed", ignore_errors=True)
+
+
+@contextmanager
+def _locked(root: str) -> Iterator[None]:
+    """Hold the folder's lock; the kernel releases it when we end, however we end."""
+    if is_remote(root):
+        yield
+        return
+    folder = Path(root) / "work"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUse(f"{root} is in use by another run; wait for it or choose another --out") from None
+        yield

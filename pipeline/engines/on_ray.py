@@ -1,0 +1,81 @@
+"""Ray engine: Ray Core actors on a local or given cluster, one split in each at a time.
+
+Options after `--`: `--address=ADDRESS` joins a cluster, `--num-cpus=F` and `--num-gpus=F` size an actor.
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.engines import EngineRequest
+from pipeline.engines.worker import SplitWorker, failure_path
+from pipeline.process import WORKER_ENV, import_path
+from pipeline.storage import publish_json
+
+MAX_ATTEMPTS = 3
+PACKAGES = ("schemas", "stages", "pipeline", "jobs")
+
+# Read by Ray when it starts: a task that the memory monitor killed is retried once, not for ever; no worker at nice 15.
+RAY_ENV = {"RAY_task_oom_retries": "1", "RAY_worker_niceness": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def run(request: EngineRequest) -> None:
+    options = parse_options(request.options)
+    os.environ.update(RAY_ENV)
+    import ray
+
+    scratch = tempfile.mkdtemp(prefix="il-ray-")  # short: a socket path may have 107 characters
+    try:
+        ray.init(**init_arguments(options, request.workers, scratch))
+        _schedule(ray, request, options)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def parse_options(options: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="interloom ... --engine ray --", add_help=False)
+    parser.add_argument("--address", default="local")
+    parser.add_argument("--num-cpus", type=float, default=1.0)
+    parser.add_argument("--num-gpus", type=float, default=0.0)
+    return parser.parse_args(list(options))
+
+
+def init_arguments(options: argparse.Namespace, workers: int, scratch: str) -> dict[str, Any]:
+    quiet = {"address": options.address, "log_to_driver": False, "logging_level": "ERROR"}
+    if options.address != "local":
+        code = [str(Path(__file__).resolve().parents[2] / name) for name in PACKAGES]
+        return {**quiet, "runtime_env": {"py_modules": code, "env_vars": WORKER_ENV}}
+    environment = {**WORKER_ENV, "PYTHONPATH": import_path()}
+    cpus = max(1, round(workers * options.num_cpus))
+    local = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": scratch, "object_store_memory": 100 * 2**20}
+    return {**quiet, **local, "runtime_env": {"env_vars": environment}}
+
+
+def _schedule(ray: Any, request: EngineRequest, options: argparse.Namespace) -> None:
+    placed = ray.remote(num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=-1, max_task_retries=2)
+    actor_class = placed(SplitWorker)
+    actors = [actor_class.remote(request.job) for _ in range(min(request.workers, len(request.splits)))]
+    todo, attempts, running = list(reversed(request.splits)), Counter[int](), dict[Any, tuple[Any, int]]()
+    idle = list(actors)
+    while todo or running:
+        while idle and todo:
+            actor, split = idle.pop(), todo.pop()
+            attempts[split] += 1
+            running[actor.run.remote(split)] = (actor, split)
+        for reference in ray.wait(list(running), num_returns=1)[0]:
+            actor, split = running.pop(reference)
+            idle.append(actor)
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayError as error:
+                if attempts[split] < MAX_ATTEMPTS:
+                    todo.insert(0, split)
+                    continue
+                message = f"split {split}: Ray gave up after {MAX_ATTEMPTS} attempts: {type(error).__name__}"
+                publish_json({"error": message, "split": split}, failure_path(request.job.root, split))

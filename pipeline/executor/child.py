@@ -1,0 +1,123 @@
+"""The child process: loads the models once, then runs splits until it is told to stop.
+
+Its standard output goes to a log file, so that a chatty library cannot disturb anything. It dies with its parent.
+"""
+
+import faulthandler
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pipeline.commit import commit, scratch_folder
+from pipeline.executor.journal import Journal
+from pipeline.executor.messages import Done, Failed, Ready, RunSplit
+from pipeline.guard import run_stage
+from pipeline.job import Job, Outcome, Sink
+from pipeline.plan import Row, load_rows
+from pipeline.process import die_with_parent
+from schemas.records import Clip
+from schemas.rejects import Reason, Reject
+from stages.base import Stage
+
+
+def main(pipe: int, parent: int, journal_path: str) -> None:
+    """Serve split requests that arrive on an inherited pipe."""
+    die_with_parent(parent)
+    faulthandler.enable()
+    connection = Connection(pipe)
+    job: Job = connection.recv()  # from our own parent over a private pipe
+    journal = Journal(Path(journal_path))
+    started = time.monotonic()
+    try:
+        stages = [(config.name, config.setup()) for config in job.steps]
+        sink = job.sink.setup()
+    except Exception as error:
+        connection.send(Failed(error=f"a stage cannot be set up: {type(error).__name__}: {error}"))
+        return
+    connection.send(Ready(seconds=time.monotonic() - started))
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        connection.send(SplitRun(job, stages, sink, journal, request).run())
+
+
+class SplitRun:
+    """One attempt at one split."""
+
+    def __init__(
+        self, job: Job, stages: list[tuple[str, Stage[Any, Any]]], sink: Sink, journal: Journal, request: RunSplit
+    ) -> None:
+        self._job, self._stages, self._sink, self._journal, self._request = job, stages, sink, journal, request
+        self._seconds = {"read": 0.0, **{name: 0.0 for name, _ in stages}, "commit": 0.0}
+        self._audio_samples = 0
+
+    def run(self) -> Done | Failed:
+        job, split, started = self._job, self._request.split, time.monotonic()
+        folder = scratch_folder(job.root, split)
+        try:
+            rows = load_rows(job.rows_path, split, job.base)
+            before = time.process_time()
+            facts = self._sink.write(split, self._outcomes(rows), folder)
+            self._check(rows, facts)
+            record = commit(job.root, split, job.fingerprint, folder, facts)
+            self._journal.enter([])
+        except Exception as error:  # whatever a stage's record could cause was caught by the guard
+            shutil.rmtree(folder, ignore_errors=True)
+            return Failed(error=f"split {split}: {type(error).__name__}: {error}")
+        spent = time.process_time() - before
+        self._seconds["commit"] += spent - sum(self._seconds.values())
+        return Done(
+            record=record,
+            seconds=self._seconds,
+            wall=time.monotonic() - started,
+            audio_seconds=self._audio_samples / 16_000,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+    def _check(self, rows: list[Row], facts: dict[str, Any]) -> None:
+        if facts["inputs"] != len(rows) or facts["records"] + facts["rejects"] != len(rows):
+            raise RuntimeError(f"{len(rows)} inputs, but {facts['records']} records and {facts['rejects']} rejects")
+
+    def _outcomes(self, rows: list[Row]) -> Iterator[Outcome]:
+        for batch in self._batches(rows):
+            yield from self._through(batch)
+
+    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
+        """Batches of consecutive rows; a suspect is a batch of its own."""
+        batch: list[Row] = []
+        for row in rows:
+            if row.key in self._request.alone:
+                yield batch
+                yield [row]
+                batch = []
+                continue
+            batch.append(row)
+            if len(batch) == self._job.limits.batch_records:
+                yield batch
+                batch = []
+        yield batch
+
+    def _through(self, batch: list[Row]) -> list[Outcome]:
+        items: list[Outcome] = [self._rejected_unseen(row) for row in batch]
+        for name, stage in self._stages:
+            before = time.process_time()
+            items = run_stage(stage, name, items, self._notice)
+            self._seconds[name] += time.process_time() - before
+            self._audio_samples += sum(len(item.pcm) for item in items if isinstance(item, Clip))
+        return items
+
+    def _notice(self, keys: Any) -> None:
+        self._journal.enter(list(keys))
+
+    def _rejected_unseen(self, row: Row) -> Row:
+        strikes = self._request.crashed.get(row.key)
+        if strikes is None or isinstance(row, Reject):
+            return row
+        detail = f"{row.audio}: killed, hung or starved its worker {strikes} times"
+        return Reject(key=row.key, id=row.id, stage="executor", reason=Reason.CRASHED, detail=detail)

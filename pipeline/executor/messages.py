@@ -1,0 +1,51 @@
+"""What crosses the pipe between a worker and its child."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSplit:
+    """Run one split.
+
+    Attributes:
+        alone: keys to be worked on one at a time, because an earlier attempt died with them in its hands.
+        crashed: keys to be rejected unseen, with the number of times each killed a worker.
+    """
+
+    split: int
+    alone: frozenset[str] = frozenset()
+    crashed: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The models are loaded."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A split is committed.
+
+    Attributes:
+        record: its commit record.
+        seconds: CPU seconds by stage, `read` and `commit` included.
+        wall: wall seconds of the whole split.
+        audio_seconds: audio decoded.
+        peak_rss_bytes: of the child so far.
+    """
+
+    record: dict[str, Any]
+    seconds: dict[str, float]
+    wall: float
+    audio_seconds: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A split cannot be done on this machine as it is: no record is to blame."""
+
+    error: str

@@ -1,0 +1,84 @@
+"""Finish a build: reconcile the ledger, then describe the dataset. A pure function of the commit records."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from pipeline.dataset import FORMAT
+from pipeline.plan import Plan
+from pipeline.storage import join, publish_bytes, publish_json
+from schemas.contract import UnitContract
+from schemas.recipe import Recipe
+
+CODE_VERSION = "0.1.0"
+
+
+class LedgerError(RuntimeError):
+    """The commit records do not add up to the plan: something was lost or counted twice."""
+
+
+def reconcile(plan: Plan, records: Mapping[int, Mapping[str, Any]]) -> None:
+    """Check that every planned split has a record and that inputs = records + rejects, split by split.
+
+    Raises:
+        LedgerError: naming the first split that does not add up.
+    """
+    if missing := sorted(set(range(len(plan.inputs))) - set(records)):
+        raise LedgerError(f"{len(missing)} planned splits have no valid commit record, the first is {missing[0]}")
+    for split, planned in enumerate(plan.inputs):
+        record = records[split]
+        if record["inputs"] != planned or record["records"] + record["rejects"] != planned:
+            raise LedgerError(
+                f"split {split}: {planned} inputs planned, {record['inputs']} seen, "
+                f"{record['records']} records and {record['rejects']} rejects"
+            )
+
+
+def finish(
+    root: str,
+    *,
+    plan: Plan,
+    recipe: Recipe,
+    records: Mapping[int, Mapping[str, Any]],
+    fingerprint: str,
+    contracts: Mapping[str, UnitContract],
+    artifacts: Mapping[str, Any],
+    aligner: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Reconcile, write the side files that other loaders read, and `dataset.json` last; return its content."""
+    reconcile(plan, records)
+    reasons: Counter[str] = Counter()
+    for record in records.values():
+        reasons.update(record["reasons"])
+    info = {
+        "aligner": dict(aligner),
+        "artifacts": dict(artifacts),
+        "code_version": CODE_VERSION,
+        "fingerprint": fingerprint,
+        "format": FORMAT,
+        "inputs": sum(plan.inputs),
+        "name": recipe.name,
+        "num_samples": sum(record["num_samples"] for record in records.values()),
+        "plan": plan.fingerprint,
+        "reasons": dict(sorted(reasons.items())),
+        "recipe": recipe.model_dump(mode="json"),
+        "records": sum(record["records"] for record in records.values()),
+        "rejects": sum(record["rejects"] for record in records.values()),
+        "splits": len(plan.inputs),
+        "streams": {name: contract.to_json() for name, contract in contracts.items()},
+    }
+    _write_energon_files(root, records)
+    publish_json(info, join(root, "dataset.json"))
+    return info
+
+
+def _write_energon_files(root: str, records: Mapping[int, Mapping[str, Any]]) -> None:
+    """Write what Megatron-Energon keeps in `.nv-meta`, so that it needs no own pass; empty shards are left out."""
+    counts = {f"shards/shard-{split:06d}.tar": r["records"] for split, r in sorted(records.items()) if r["records"]}
+    publish_json({"shard_counts": counts}, join(root, ".nv-meta", ".info.json"))
+    split_parts = {"exclude": [], "split_parts": {"test": [], "train": list(counts), "val": []}}
+    publish_bytes(yaml.safe_dump(split_parts).encode(), join(root, ".nv-meta", "split.yaml"))
+    dataset = {"__class__": "CrudeWebdataset", "__module__": "megatron.energon"}
+    publish_bytes(yaml.safe_dump(dataset).encode(), join(root, ".nv-meta", "dataset.yaml"))

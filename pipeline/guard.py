@@ -1,0 +1,60 @@
+"""The one place where an exception of a stage is caught."""
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from schemas.rejects import Reason, Reject
+from stages.base import Stage
+
+SYSTEM_ERRORS = (ImportError, SyntaxError, NameError)
+"""The installation is broken: abort the split, reject nobody. (AttributeError is left out: odd data can raise it.)"""
+SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+
+Notice = Callable[[Sequence[str]], None]
+"""Called with the keys that a stage is about to work on."""
+
+
+class BrokenStage(RuntimeError):
+    """A stage broke its contract: that is our bug, never the data's."""
+
+
+def run_stage(stage: Stage[Any, Any], name: str, items: Sequence[Any], notice: Notice) -> list[Any]:
+    """Feed live records to a stage and let earlier rejects pass in place; one outcome per item, in order."""
+    live = [item for item in items if not isinstance(item, Reject)]
+    done = iter(_attempt(stage, name, live, notice) if live else ())
+    return [item if isinstance(item, Reject) else next(done) for item in items]
+
+
+def _attempt(stage: Stage[Any, Any], name: str, batch: Sequence[Any], notice: Notice) -> list[Any]:
+    notice([key_and_id(item)[0] for item in batch])
+    try:
+        outcomes = list(stage.process(batch))
+    except SYSTEM_ERRORS:
+        raise
+    except Exception as error:
+        if _is_system(error):
+            raise
+        if len(batch) > 1:  # isolate the culprit: rerun one by one
+            return [outcome for item in batch for outcome in _attempt(stage, name, [item], notice)]
+        key, row_id, audio = key_and_id(batch[0])
+        detail = f"{audio}: {type(error).__name__} in stage {name}"
+        return [Reject(key=key, id=row_id, stage=name, reason=Reason.UNEXPECTED, detail=detail)]
+    if len(outcomes) != len(batch):
+        raise BrokenStage(f"stage {name} returned {len(outcomes)} outcomes for {len(batch)} records")
+    return outcomes
+
+
+def _is_system(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+        return True
+    return isinstance(error, BrokenStage) or "CUDA" in str(error)
+
+
+def key_and_id(item: Any) -> tuple[str, str, str]:
+    """Return key, id and audio name of any record that flows between stages."""
+    if hasattr(item, "utterance"):
+        item = item.utterance
+    elif hasattr(item, "clip"):
+        item = item.clip.utterance
+    return item.key, getattr(item, "id", item.key), getattr(item, "audio", item.key)

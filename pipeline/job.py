@@ -1,0 +1,76 @@
+"""A job: what to do with every split of a plan. Picklable; this and a split's number are all that travels."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from schemas.rejects import Reject
+from stages.base import StageConfig
+
+Outcome = Any
+"""A record of the chain's last type, or a Reject."""
+
+
+class Sink(Protocol):
+    """Turns the outcomes of one split into files."""
+
+    def write(self, split: int, outcomes: Iterable[Outcome], folder: Path) -> dict[str, Any]:
+        """Write the split's files into a scratch folder and return facts for the commit record.
+
+        The files and the facts are pure functions of the split number and the outcomes.
+        """
+
+
+class SinkConfig(Protocol):
+    """Frozen and picklable, like a stage's config."""
+
+    def setup(self) -> Sink: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a worker may use. None of it changes a byte of the output.
+
+    Attributes:
+        record_seconds: a batch may stand still this long for every record in it before its worker is killed.
+        setup_seconds: loading the models may take this long.
+        max_rss_bytes: a worker that outgrows this is killed.
+        strikes: a record that killed its worker this often is rejected as `crashed`.
+        batch_records: records per batch.
+    """
+
+    record_seconds: float = 120.0
+    setup_seconds: float = 600.0
+    max_rss_bytes: int = 6 * 2**30
+    strikes: int = 3
+    batch_records: int = 8
+
+    def __post_init__(self) -> None:
+        if self.strikes < 1 or self.batch_records < 1:
+            raise ValueError(f"strikes and batch_records must be at least 1, got {self.strikes}, {self.batch_records}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Stages and a sink over the splits of a plan.
+
+    Attributes:
+        root: folder that receives `shards/` (commit records included) and `work/` (everything that may be deleted).
+        rows_path: the plan's `splits.parquet`.
+        base: folder that relative audio paths start from.
+        fingerprint: decides whether an existing commit record counts.
+        steps: the stages' configs in order.
+    """
+
+    root: str
+    rows_path: str
+    base: str
+    fingerprint: str
+    steps: tuple[StageConfig[Any, Any], ...]
+    sink: SinkConfig
+    limits: Limits = Limits()
+
+
+def is_reject(outcome: Outcome) -> bool:
+    return isinstance(outcome, Reject)

@@ -1,0 +1,109 @@
+"""Load a recipe by name or path, apply `--set` overrides, and report mistakes in one line."""
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from schemas.recipe import Recipe
+
+PACKAGE = "jobs.recipes"
+MAX_BYTES = 1_000_000
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the message names the file, the key and the fix."""
+
+
+def recipe_names() -> list[str]:
+    return sorted(item.name[:-5] for item in resources.files(PACKAGE).iterdir() if item.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a validated recipe.
+
+    Args:
+        name_or_path: the name of a bundled recipe, or a path to a YAML file.
+        overrides: `a.b=c` strings; the value is read as YAML.
+
+    Raises:
+        RecipeError: in one line.
+    """
+    values = _read(name_or_path)
+    for override in overrides:
+        _apply(values, override)
+    values.setdefault("name", Path(name_or_path).stem)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{name_or_path}: {_explain(error)}") from None
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
+    if name_or_path in recipe_names():
+        text = resources.files(PACKAGE).joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            near = difflib.get_close_matches(name_or_path, recipe_names(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"bundled recipes: {', '.join(recipe_names())}"
+            raise RecipeError(f"{name_or_path}: no such recipe or file; {hint}")
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"{path}: larger than {MAX_BYTES} bytes, this is no recipe")
+        text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name_or_path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"{name_or_path}: a recipe is a mapping of sections, this is a {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}: write it as section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {override}: the value is not valid YAML") from None
+    *sections, last = path.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override}: {section!r} is not a section")
+        values = inner
+    values[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    valid = _fields_at(first["loc"][:-1])
+    near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+    return f"unknown key {where!r}; {hint}"
+
+
+def _fields_at(location: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """Return the fully resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,85 @@
+"""Verify a finished dataset: every file against its commit record, every record against its format."""
+
+import hashlib
+from dataclasses import dataclass
+
+import fsspec
+
+from pipeline.dataset import BadDataset, Dataset
+from pipeline.storage import join
+from schemas.unit_record import STREAMS
+
+CHUNK = 2**20
+
+
+class VerifyFailed(RuntimeError):
+    """Something is damaged or missing; the message names each bad file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was found sound."""
+
+    files: int
+    records: int
+
+
+def verify(root: str) -> Verified:
+    """Hash and parse everything.
+
+    Raises:
+        BadDataset: if the folder is not a finished dataset, or a shard cannot be read.
+        VerifyFailed: naming the bad files.
+    """
+    dataset = Dataset.open(root)
+    bad: list[str] = []
+    files = records = 0
+    for split in range(dataset.num_splits):
+        try:
+            commit = dataset.commit(split)
+        except (FileNotFoundError, ValueError):
+            bad.append(f"shard-{split:06d}.commit.json (missing or damaged)")
+            continue
+        wrong = [
+            name for name, file in commit["files"].items() if _sha256(join(root, "shards", name)) != file["sha256"]
+        ]
+        files += len(commit["files"])
+        bad += wrong
+        if not wrong:
+            records += _parse(dataset, split, commit["records"])
+    for name, artifact in dataset.info["artifacts"].items():
+        files += 1
+        if _sha256(dataset.artifact(name)) != artifact["sha256"]:
+            bad.append(artifact["path"])
+    if bad:
+        shown = ", ".join(bad[:20]) + (" and more" if len(bad) > 20 else "")
+        raise VerifyFailed(f"{root}: {len(bad)} bad files: {shown}. Delete their commit records and build again")
+    if records != dataset.info["records"]:
+        raise VerifyFailed(
+            f"{root}: dataset.json promises {dataset.info['records']} records, the shards hold {records}"
+        )
+    return Verified(files=files, records=records)
+
+
+def _parse(dataset: Dataset, split: int, promised: int) -> int:
+    count = 0
+    for record in dataset.records(split):
+        count += 1
+        for name in STREAMS:
+            ids, size = record.streams.get(name), dataset.contracts[name].codebook_size
+            if ids is None or (len(ids) and int(ids.max()) >= size):
+                raise BadDataset(f"{dataset.shard(split)}: record {record.key!r} has no valid stream {name!r}")
+    if count != promised:
+        raise BadDataset(f"{dataset.shard(split)}: {count} records, its commit record promises {promised}")
+    return count
+
+
+def _sha256(path: str) -> str:
+    found = hashlib.sha256()
+    try:
+        with fsspec.open(path, "rb") as file:
+            while chunk := file.read(CHUNK):
+                found.update(chunk)
+    except FileNotFoundError:
+        return ""
+    return found.hexdigest()

@@ -1,0 +1,173 @@
+"""The driver and the executor on the local engine: resume, blame, reconcile. No audio, no models."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.commit import CommitConflict, commit, commit_path, scratch_folder, valid_commits
+from pipeline.drive import EngineSettings, FolderInUse, RunFailed, drive
+from pipeline.executor.strikes import Strikes
+from pipeline.job import Job, Limits
+from pipeline.plan import Plan, write_plan
+from pipeline.storage import publish_json, read_json
+from tests.poison import LinesConfig, PoisonConfig, utterances
+
+LOCAL = EngineSettings(engine="local", workers=2, stall_seconds=60)
+
+
+def job_for(root: Path, poison: PoisonConfig, *, strikes: int = 2, batch: int = 4) -> tuple[Job, Plan]:
+    plan = write_plan(str(root / "plan"), "/nowhere", utterances(24), 40 / 3600)
+    limits = Limits(record_seconds=1.0, strikes=strikes, batch_records=batch)
+    job = Job(
+        root=str(root),
+        rows_path=plan.rows_path,
+        base=plan.base,
+        fingerprint="test",
+        steps=(poison,),
+        sink=LinesConfig(),
+        limits=limits,
+    )
+    return job, plan
+
+
+def quiet(*_: object) -> None:
+    """No progress is shown."""
+
+
+def shards(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((root / "shards").iterdir())}
+
+
+def test_all_splits_are_committed_and_a_rerun_touches_nothing(tmp_path: Path) -> None:
+    job, plan = job_for(tmp_path, PoisonConfig())
+    assert sum(record["records"] for record in drive(job, plan, LOCAL, quiet).values()) == 24
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
+    drive(job, plan, LOCAL, quiet)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == before
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batch_size_and_workers_change_no_byte(tmp_path: Path, batch: int, workers: int) -> None:
+    poison = PoisonConfig(raises=("u005",), abort=("u018",))
+    job, plan = job_for(tmp_path / "a", poison)
+    drive(job, plan, LOCAL, quiet)
+    other, plan = job_for(tmp_path / "b", poison, batch=batch)
+    drive(other, plan, EngineSettings(engine="local", workers=workers), quiet)
+    assert shards(tmp_path / "a") == shards(tmp_path / "b")
+
+
+def test_a_crash_costs_the_culprit_and_not_its_batch_mates(tmp_path: Path) -> None:
+    job, plan = job_for(tmp_path, PoisonConfig(abort=("u001", "u002"), hang=("u010",)))
+    drive(job, plan, LOCAL, quiet)
+    text = "".join(path.read_text() for path in sorted((tmp_path / "shards").glob("lines-*")))
+    rejected = [line.split()[1:3] for line in text.splitlines() if line.startswith("-")]
+    assert rejected == [["u001", "crashed"], ["u002", "crashed"], ["u010", "crashed"]]
+    assert not list((tmp_path / "work" / "strikes").iterdir())
+
+
+def test_a_full_disk_blames_no_record_and_the_run_says_so(tmp_path: Path) -> None:
+    job, plan = job_for(tmp_path, PoisonConfig(disk_full=("u009",)))
+    with pytest.raises(RunFailed, match=r"1 splits have no valid commit record \(2\).*No space left"):
+        drive(job, plan, LOCAL, quiet)
+    healed, plan = job_for(tmp_path, PoisonConfig())
+    assert len(drive(healed, plan, LOCAL, quiet)) == 6
+
+
+def test_strikes_survive_the_worker(tmp_path: Path) -> None:
+    strikes = Strikes.load(str(tmp_path), 0, limit=2)
+    strikes.charge(["a", "b"])
+    strikes.charge(["a"])
+    again = Strikes.load(str(tmp_path), 0, limit=2)
+    assert (again.suspects, again.strikes, again.crashed) == ({"a", "b"}, {"a": 1}, {})
+    again.charge(["a"])
+    assert Strikes.load(str(tmp_path), 0, limit=2).crashed == {"a": 2}
+
+
+def test_a_driver_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    job, plan = job_for(tmp_path / "calm", PoisonConfig(seconds=0.05))
+    drive(job, plan, LOCAL, quiet)
+    root = tmp_path / "storm"
+    code = (
+        "import sys; from pathlib import Path; from tests.poison import PoisonConfig;"
+        "from tests.pipeline.test_drive import job_for, quiet, LOCAL; from pipeline.drive import drive;"
+        "drive(*job_for(Path(sys.argv[1]), PoisonConfig(seconds=0.05)), LOCAL, quiet)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    for wait in (0.9, 1.3, 1.7):
+        run = subprocess.Popen([sys.executable, "-c", code, str(root)], env=environment)
+        time.sleep(wait)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    deadline = time.monotonic() + 60
+    while True:
+        job, plan = job_for(root, PoisonConfig(seconds=0.05))
+        try:
+            drive(job, plan, LOCAL, quiet)
+            break
+        except FolderInUse:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert shards(root) == shards(tmp_path / "calm")
+    assert not list((root / "work" / "tmp").glob("*"))
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    import fcntl
+
+    job, plan = job_for(tmp_path, PoisonConfig())
+    (tmp_path / "work").mkdir()
+    with open(tmp_path / "work" / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(FolderInUse, match="in use"):
+            drive(job, plan, LOCAL, quiet)
+
+
+@pytest.mark.parametrize("damage", ["missing file", "short file", "torn record"])
+def test_a_commit_that_does_not_hold_is_redone(tmp_path: Path, damage: str) -> None:
+    job, plan = job_for(tmp_path, PoisonConfig())
+    drive(job, plan, LOCAL, quiet)
+    before = shards(tmp_path)
+    victim = tmp_path / "shards" / "lines-000003.txt"
+    if damage == "missing file":
+        victim.unlink()
+    elif damage == "short file":
+        victim.write_bytes(victim.read_bytes()[:-1])
+    else:
+        Path(commit_path(str(tmp_path), 3)).write_text('{"format": "interloom-co')
+    drive(job, plan, LOCAL, quiet)
+    assert shards(tmp_path) == before
+
+
+def test_a_commit_record_of_other_bytes_is_an_error(tmp_path: Path) -> None:
+    for content in ("one", "one"):
+        folder = scratch_folder(str(tmp_path), 0)
+        (folder / "lines-000000.txt").write_text(content)
+        commit(str(tmp_path), 0, "plan", folder, {"records": 1})
+    folder = scratch_folder(str(tmp_path), 0)
+    (folder / "lines-000000.txt").write_text("two")
+    with pytest.raises(CommitConflict, match="other bytes"):
+        commit(str(tmp_path), 0, "plan", folder, {"records": 1})
+
+
+def test_records_of_another_plan_are_refused(tmp_path: Path) -> None:
+    job, plan = job_for(tmp_path, PoisonConfig())
+    drive(job, plan, LOCAL, quiet)
+    record = read_json(commit_path(str(tmp_path), 0))
+    publish_json({**record, "plan": "other"}, commit_path(str(tmp_path), 0))
+    assert 0 not in valid_commits(str(tmp_path), "test", range(6))
+    with pytest.raises(CommitConflict, match="another plan"):
+        drive(job, plan, LOCAL, quiet)
+
+
+def test_a_stage_that_cannot_be_set_up_fails_the_run_with_its_reason(tmp_path: Path) -> None:
+    from tests.poison import BrokenConfig
+
+    job, plan = job_for(tmp_path, BrokenConfig())  # type: ignore[arg-type]
+    with pytest.raises(RunFailed, match="no such model"):
+        drive(job, plan, LOCAL, quiet)

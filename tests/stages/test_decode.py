@@ -1,0 +1,163 @@
+"""Decode: any rate, any channel count, any fault."""
+
+import io
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.clock import Samples
+from schemas.records import Clip, Utterance
+from schemas.rejects import Reason, Reject
+from stages.decode import DecodeConfig, to_pcm
+
+DECODE = DecodeConfig().setup()
+
+
+def utterance(path: Path | str, **fields: object) -> Utterance:
+    plain = {"key": "k", "id": "k", "audio": Path(path).name, "text": "x", "recording": "r", "index": 0}
+    return Utterance(**{**plain, "location": str(path), **fields})  # type: ignore[arg-type]
+
+
+def decode(path: Path | str, **fields: object) -> Clip | Reject:
+    return DECODE.process([utterance(path, **fields)])[0]
+
+
+def tone(seconds: float, rate: int, hz: float = 440.0, level: float = 0.5) -> np.ndarray:
+    return level * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)
+
+
+def clip(path: Path | str, **fields: object) -> Clip:
+    found = decode(path, **fields)
+    assert isinstance(found, Clip), found
+    return found
+
+
+def reason(path: Path | str, **fields: object) -> Reason:
+    found = decode(path, **fields)
+    assert isinstance(found, Reject), found
+    assert found.detail.startswith(Path(path).name)
+    return found.reason
+
+
+def test_int16_at_16_khz_comes_back_unchanged(tmp_path: Path) -> None:
+    pcm = np.random.default_rng(0).integers(-20_000, 20_000, 16_000).astype(np.int16)
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, pcm, 16_000, subtype="PCM_16")
+        assert np.array_equal(clip(tmp_path / name).pcm, pcm)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
+def test_other_rates_keep_length_pitch_and_level(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1.0, rate), rate)
+    found = clip(tmp_path / "a.wav")
+    assert abs(found.num_samples - 16_000) <= 1
+    assert found.source_rate == rate
+    middle = found.pcm[4_000:12_000] / 32768
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert np.argmax(spectrum) * 2 == 440
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.5, rel=0.01)
+
+
+def test_aliases_are_filtered_out() -> None:
+    high = tone(1.0, 48_000, hz=11_000.0).astype(np.float32)
+    assert np.abs(to_pcm(high, 48_000)[2_000:-2_000]).max() < 32768 * 0.001
+
+
+def test_channels_are_mixed_or_chosen(tmp_path: Path) -> None:
+    left, right = tone(0.5, 16_000, 300), tone(0.5, 16_000, 700, level=0.1)
+    soundfile.write(tmp_path / "s.wav", np.stack([left, right], 1), 16_000, subtype="PCM_16")
+    both, first, second = (clip(tmp_path / "s.wav", channel=c).pcm / 32768 for c in (None, 0, 1))
+    assert np.allclose(first, left, atol=1e-4)
+    assert np.allclose(second, right, atol=1e-4)
+    assert np.allclose(both, (left + right) / 2, atol=1e-4)
+    assert reason(tmp_path / "s.wav", channel=2) is Reason.BAD_ROW
+
+
+@given(start=st.integers(0, 30_000), length=st.integers(2_000, 9_000))
+@settings(max_examples=20)
+def test_a_window_is_a_slice_of_the_whole(start: int, length: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("w") / "a.flac"
+    pcm = np.random.default_rng(1).integers(-9_000, 9_000, 40_000).astype(np.int16)
+    soundfile.write(path, pcm, 16_000)
+    found = clip(path, offset=Samples(start), length=Samples(length))
+    assert np.array_equal(found.pcm, pcm[start : start + length])
+
+
+def test_a_window_of_an_mp3_is_a_slice_of_the_whole(tmp_path: Path) -> None:
+    noise = np.random.default_rng(2).normal(0, 0.1, 16_000 * 4)
+    soundfile.write(tmp_path / "a.mp3", noise, 16_000, format="MP3")
+    whole = clip(tmp_path / "a.mp3").pcm
+    part = clip(tmp_path / "a.mp3", offset=Samples(20_011), length=Samples(8_000)).pcm
+    assert np.array_equal(part, whole[20_011:28_011])
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("matroska", "aac")])
+def test_pyav_reads_what_soundfile_cannot(tmp_path: Path, container: str, codec: str) -> None:
+    import av
+
+    path = tmp_path / "a.bin"
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=44_100, layout="stereo")
+        samples = np.repeat(tone(1.0, 44_100)[None].astype(np.float32), 2, axis=0)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 44_100, 0, Fraction(1, 44_100)
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            out.mux(packet)
+    found = clip(path)
+    assert (found.source_rate, found.source_channels) == (44_100, 2)
+    assert abs(found.num_samples - 16_000) < 1_600
+
+
+def test_faults_of_a_file_are_told_apart(tmp_path: Path) -> None:
+    assert reason(tmp_path / "no.wav") is Reason.MISSING_AUDIO
+    assert reason(tmp_path) is Reason.UNREADABLE_AUDIO
+    os.mkfifo(tmp_path / "fifo.wav")
+    assert reason(tmp_path / "fifo.wav") is Reason.UNREADABLE_AUDIO
+    (tmp_path / "empty.wav").write_bytes(b"")
+    assert reason(tmp_path / "empty.wav") is Reason.UNREADABLE_AUDIO
+    (tmp_path / "text.wav").write_text("this is no audio\n" * 40)
+    assert reason(tmp_path / "text.wav") is Reason.UNREADABLE_AUDIO
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    assert reason(tmp_path / "none.wav") is Reason.EMPTY_AUDIO
+    soundfile.write(tmp_path / "short.wav", tone(0.01, 16_000), 16_000)
+    assert reason(tmp_path / "short.wav") is Reason.TOO_SHORT
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
+    assert reason(tmp_path / "silent.wav") is Reason.SILENT
+    soundfile.write(tmp_path / "clipped.wav", np.sign(tone(1.0, 16_000)), 16_000)
+    assert reason(tmp_path / "clipped.wav") is Reason.CLIPPED
+    soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan] * 8_000), 16_000, subtype="FLOAT")
+    assert reason(tmp_path / "nan.wav") is Reason.NOT_FINITE
+    soundfile.write(tmp_path / "long.wav", tone(121.0, 8_000), 8_000)
+    assert reason(tmp_path / "long.wav") is Reason.TOO_LONG
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.3, 0.7, 0.95])
+def test_a_truncated_flac_is_no_record(tmp_path: Path, keep: float) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(3.0, 16_000), 16_000, format="FLAC")
+    data = buffer.getvalue()
+    (tmp_path / "t.flac").write_bytes(data[: int(len(data) * keep)])
+    assert reason(tmp_path / "t.flac") is Reason.UNREADABLE_AUDIO
+
+
+def test_offsets_outside_the_file_are_told(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
+    assert reason(tmp_path / "a.wav", offset=Samples(16_000)) is Reason.EMPTY_AUDIO
+    assert reason(tmp_path / "a.wav", offset=Samples(8_000), length=Samples(16_000)) is Reason.UNREADABLE_AUDIO
+    rounded = clip(tmp_path / "a.wav", offset=Samples(8_000), length=Samples(8_400))
+    assert rounded.num_samples == 8_000
+
+
+@given(data=st.binary(max_size=400))
+@settings(max_examples=60, deadline=None)
+def test_no_bytes_raise(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("f") / "x.wav"
+    for head in (b"", b"RIFF\x24\x00\x00\x00WAVEfmt ", b"fLaC", b"OggS", b"ID3"):
+        path.write_bytes(head + data)
+        assert isinstance(decode(path), Clip | Reject)
