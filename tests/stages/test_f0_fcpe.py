@@ -1,0 +1,120 @@
+import random
+
+import numpy as np
+import pytest
+
+import stages.f0_fcpe as f0_fcpe
+from schemas.clock import SAMPLE_RATE, frames_covering
+from stages.f0_fcpe import FcpeConfig, FcpeF0, load_estimator
+from tests.feature_builders import encoded, harmonic, noise, speech
+
+pytest.importorskip("torchfcpe")
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    return load_estimator(FcpeConfig())
+
+
+def cents(hz, truth):
+    return 1200 * np.log2(hz / truth)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_moving_f0_is_followed_within_a_few_cents(estimator, seed):
+    rng = np.random.default_rng(seed)
+    time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
+    truth = rng.uniform(90, 330) * 2 ** (rng.uniform(0.05, 0.25) * np.sin(2 * np.pi * rng.uniform(0.5, 2) * time))
+    hz = estimator.track(harmonic(truth)).hz
+    assert (hz > 0).mean() > 0.98
+    heard = hz > 0
+    assert np.median(np.abs(cents(hz[heard], truth[::160][heard]))) < 5
+
+
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_frame_i_stands_for_sample_160_i(estimator, slope):
+    time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
+    hz = estimator.track(harmonic(200 * 2 ** (slope * (time - 1)))).hz
+    frames = np.arange(40, 160)
+    stands_for = np.log2(hz[frames] / 200) / slope + 1
+    assert abs(np.median(stands_for - frames * 0.01)) < 0.002
+
+
+@pytest.mark.parametrize("length", [1, 100, 159, 160, 161, 432, 433, 592, 800, 1600, 15_999, 16_000])
+def test_every_length_gives_its_frames(estimator, length):
+    track = estimator.track(noise(length))
+    assert track.hz.dtype == np.float32
+    assert track.hz.shape == (frames_covering(length, 160),)
+    assert track.hop == 160
+    assert np.isfinite(track.hz).all()
+
+
+@pytest.mark.parametrize("length", [1, 800, 40_000])
+def test_silence_is_unvoiced(estimator, length):
+    assert not estimator.track(np.zeros(length, np.int16)).hz.any()
+
+
+@pytest.mark.parametrize("length", [800, 1600, 32_000])
+def test_noise_is_hardly_ever_voiced(estimator, length):
+    assert np.mean([(estimator.track(noise(length, seed)).hz > 0).mean() for seed in range(5)]) < 0.1
+
+
+def test_blocks_give_the_track_of_one_pass_of_the_package_itself(estimator, monkeypatch, capsys):
+    import torch
+    import torchfcpe
+
+    time = np.arange(6 * SAMPLE_RATE) / SAMPLE_RATE
+    voice = harmonic(150 * 2 ** (0.3 * np.sin(2 * np.pi * 0.7 * time)))
+    pcm = np.where((time % 1 < 0.7), voice, noise(len(time), spread=200)).astype(np.int16)
+    theirs = torchfcpe.spawn_bundled_infer_model(device="cpu")
+    wave = torch.from_numpy(pcm.astype(np.float32) / 32768)[None, :, None]
+    want = theirs.infer(wave, SAMPLE_RATE, threshold=0.05)[0, :, 0].numpy()[: frames_covering(len(pcm), 160)]
+    monkeypatch.setattr(f0_fcpe, "BLOCK", 100)
+    got = estimator.track(pcm).hz
+    assert ((got > 0) == (want > 50)).mean() > 0.998
+    both = (got > 0) & (want > 50)
+    assert both.mean() > 0.5
+    np.testing.assert_allclose(got[both], want[both], rtol=1e-4)
+
+
+def test_frequencies_outside_the_range_are_unvoiced():
+    narrow = load_estimator(FcpeConfig(min_hz=120, max_hz=180))
+    for f0, voiced in ((100, 0), (150, 1), (220, 0)):
+        assert (narrow.track(harmonic(f0, 1.0)).hz > 0).mean() == pytest.approx(voiced, abs=0.05)
+
+
+def test_order_and_batching_never_change_the_track(estimator):
+    batch = [encoded(noise(3200 * n, n) + harmonic(100 + 9 * n, n / 5), key=f"u{n}") for n in (1, 4, 9)]
+    want = {r.clip.utterance.key: r.f0.hz.tobytes() for r in FcpeF0(estimator).process(batch)}
+    random.Random(0).shuffle(batch)
+    assert {r.clip.utterance.key: FcpeF0(estimator).process([r])[0].f0.hz.tobytes() for r in batch} == want
+
+
+def test_full_scale_prints_nothing(capfd):
+    estimator = load_estimator(FcpeConfig())
+    estimator.track(np.where(np.arange(16_000) % 160 < 80, 32767, -32768).astype(np.int16))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_weights_are_refused_before_they_are_parsed(monkeypatch):
+    monkeypatch.setattr(f0_fcpe, "WEIGHTS_SHA256", "0" * 64)
+    monkeypatch.setattr("torch.load", lambda *_args, **_kwargs: pytest.fail("parsed"))
+    with pytest.raises(ValueError, match="reinstall torchfcpe"):
+        load_estimator(FcpeConfig())
+
+
+@pytest.mark.parametrize("fields", [{"threshold": 1.5}, {"min_hz": 0.0}, {"min_hz": 500.0, "max_hz": 400.0}])
+def test_wrong_settings_are_named(fields):
+    with pytest.raises(ValueError, match=str(next(iter(fields.values())))):
+        FcpeConfig(**fields)
+
+
+def test_an_empty_clip_is_refused(estimator):
+    with pytest.raises(ValueError, match="int16"):
+        estimator.track(np.zeros(0, np.int16))
+
+
+def test_real_speech_is_partly_voiced_in_the_range_of_voices(estimator):
+    hz = np.concatenate([estimator.track(pcm).hz for pcm in speech()[:6]])
+    assert 0.2 < (hz > 0).mean() < 0.9
+    assert 70 < np.median(hz[hz > 0]) < 300
