@@ -83,7 +83,7 @@ def draw_spans(
         low, high = limits[modality]
         length = int(rng.integers(low, high + 1))
         end = _open_boundary(start + length, start + low, start + high, num_words, closed)
-        if policy.remainder == "merge" and spans and end - start < low and end == num_words:
+        if policy.remainder == "merge" and spans and end - start < low:
             spans[-1] = spans[-1]._replace(end_word=end)
         else:
             spans.append(Span(modality, start, end))

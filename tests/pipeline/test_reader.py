@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.dataset import Dataset
 from pipeline.reader import IGNORED, Block, SequenceReader, draw_sequence, vocabulary_of
+from pipeline.reader.draw import draw_document
 from pipeline.reader.packing import Packer
 from schemas.contract import ContractMismatch
 from schemas.recipe import SequenceSection, SpiritLmPolicy
@@ -141,7 +143,7 @@ def test_same_seed_epoch_and_key_give_the_same_draw_in_any_order(dataset: Datase
     assert list(draws[0]) != list(draws[1]), "the two datasets were meant to differ in order"
 
 
-def test_epochs_and_seeds_differ_in_draw_and_order(dataset: Dataset) -> None:
+def test_epochs_seeds_and_keys_differ_in_draw_and_order(dataset: Dataset) -> None:
     doc = document((40,))
     draws = {
         tuple(draw_sequence(doc, SEQUENCE, VOCABULARY, seed=seed, epoch=epoch).ids.tolist())
@@ -149,6 +151,8 @@ def test_epochs_and_seeds_differ_in_draw_and_order(dataset: Dataset) -> None:
         for epoch in range(3)
     }
     assert len(draws) == 9
+    twins = [replace(doc, key=f"twin{i}") for i in range(5)]
+    assert len({draw_document(twin, SEQUENCE, seed=0, epoch=0) for twin in twins}) > 1
     orders = {tuple(d.key for d in reader(dataset).documents(epoch)) for epoch in range(4)}
     assert len(orders) > 1
 
@@ -161,6 +165,8 @@ def test_ranks_divide_the_documents_without_overlap_or_hole(dataset: Dataset, wo
             for rank in range(world_size)
         ]
         assert sorted(key for share in shares for key in share) == [f"rec{i:02d}-000" for i in range(10)]
+        sizes = [len(share) for share in shares]
+        assert max(sizes) - min(sizes) <= 2, "shares differ by at most one document per shard"
 
 
 @pytest.mark.parametrize("options", [{}, {"rank": 1, "world_size": 3}, {"last": "drop"}])

@@ -77,3 +77,12 @@ def test_a_stream_at_another_rate_than_its_contract_is_refused() -> None:
 
 def test_the_builder_makes_utterances_out_of_phase() -> None:
     assert any(segment.start % 640 for segment in document((5, 5, 5)).segments)
+
+
+def test_a_partial_last_frame_stays_in_its_utterance() -> None:
+    a, b = (record(key, num_samples=700, index=i, words=[Word("x", Samples(0), Samples(9), -1.0)])
+            for i, key in enumerate("ab"))  # fmt: skip
+    doc = document_from([a, b], contracts())
+    # Frame 1 of each stands for sample 960 of an utterance of 700.
+    for cut in (700, 800):
+        assert doc.divide("hubert", [cut])[0] == [(0, range(0, 2))]
