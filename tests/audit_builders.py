@@ -155,7 +155,7 @@ def write_dataset(
         "recipe": Recipe(name="river").model_dump(mode="json"),
         "streams": {name: contract.to_json() for name, contract in contracts().items()},
         "artifacts": {"tokenizer": {"path": "artifacts/tokenizer.model", "sha256": sha256_hex(tokenizer())}},
-        "aligner": {"backend": "pocketsphinx", "version": "5.0.4"},
+        "aligner": {"name": "pocketsphinx", "version": 1, "score": "nats", "dictionary_sha256": "ab" * 32},
         "splits": len(splits),
         "inputs": len(flat) + len(lost),
         "records": len(flat),

@@ -25,7 +25,7 @@ CHARACTER = 6.9
 """Width of a label's character in px at 11 px, on the generous side."""
 
 F0_HOP = 160
-F0_RANGE = (60.0, 500.0)
+F0_RANGE = (50.0, 500.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,8 +74,9 @@ def _body(summary: AuditSummary) -> tuple[str, list[Chart]]:
 
     draws = summary.draws
     parts = [
+        ("Labels", _card(sections.backends(summary)), "What made each of them."),
         ("Composition", _card(sections.composition(summary.breakdowns, summary.totals.num_samples)), ""),
-        ("Distributions", grid(charts.distributions(summary)), "Over all utterances."),
+        ("Distributions", grid(charts.distributions(summary)), _scores_note(summary)),
         ("Interleaving", grid(charts.interleaving(draws)), _interleaving_note(summary)) if draws.documents else None,
         ("Units", _card(sections.usage_table(summary)) + grid(charts.units(summary)), "Over all frames."),
         ("Prosody", grid(charts.prosody(summary)) + _card(sections.voicing_table(summary)), "")
@@ -116,6 +117,11 @@ def _header(summary: AuditSummary) -> str:
     )
 
 
+def _scores_note(summary: AuditSummary) -> str:
+    score = summary.info["aligner"].get("score")
+    return "Over all utterances." + (f" Alignment score: {score}." if score else "")
+
+
 def _interleaving_note(summary: AuditSummary) -> str:
     draws = summary.draws
     policy = summary.info["recipe"].get("sequence", {}).get("policy", {}).get("name", "spiritlm")
@@ -130,11 +136,7 @@ def _examples(examples: tuple[Example, ...], prefix: str) -> str:
 
 
 def _provenance(summary: AuditSummary) -> str:
-    return (
-        _card(f"<h3>What made each label</h3>{sections.backends(summary)}")
-        + _card(f"<h3>Counts that must agree</h3>{sections.checks(summary)}")
-        + _card(sections.recipe(summary))
-    )
+    return _card(f"<h3>Counts that must agree</h3>{sections.checks(summary)}") + _card(sections.recipe(summary))
 
 
 def _footer(summary: AuditSummary) -> str:

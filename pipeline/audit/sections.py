@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from html import escape
 
 from pipeline.audit.charts import Chart
@@ -65,9 +66,14 @@ def _group_rows(breakdown: Breakdown, all_samples: int) -> str:
 def backends(summary: AuditSummary) -> str:
     """Return who made each label; a slot filled by something else than its name says is called out."""
     info = summary.info
-    aligner = {key: value for key, value in info["aligner"].items() if key != "backend"}
-    about = ", ".join(f"{key} {value}" for key, value in sorted(aligner.items()) if not isinstance(value, dict | list))
-    rows = [_row("word times", info["aligner"].get("backend", "unknown"), about or "&ndash;", "")]
+    aligner = {key: value for key, value in sorted(info["aligner"].items()) if key not in ("name", "score")}
+    hashes = [str(value) for key, value in aligner.items() if key.endswith("sha256")]
+    about = ", ".join(
+        f"{key} {value}"
+        for key, value in aligner.items()
+        if isinstance(value, str | int | float) and not key.endswith("sha256")
+    )
+    rows = [_row("word times", summary.aligner, about, hashes[0] if hashes else "")]
     rows += [_contract_row(contract) for contract in summary.contracts.values()]
     text = info["recipe"].get("text", {})
     tokenizer = info.get("artifacts", {}).get("tokenizer", {})
@@ -88,14 +94,15 @@ def backends(summary: AuditSummary) -> str:
 
 def _contract_row(contract: UnitContract) -> str:
     layer = "" if contract.layer is None else f", layer {contract.layer}"
-    how = f"version {contract.version}{layer}, {contract.codebook_size:,} units at {contract.frame_rate} Hz"
+    rate = f"{float(Fraction(contract.frame_rate)):g} Hz"
+    how = f"version {contract.version}{layer}, {contract.codebook_size:,} units at {rate}"
     return _row(f"{contract.stream} units", contract.extractor, how, contract.codebook_sha256)
 
 
 def _row(label: str, made_by: object, how: str, digest: str) -> str:
     short = f'<code title="sha256 {shown(digest)}">{shown(digest[:12])}</code>' if digest else "&ndash;"
-    what = how if how == "&ndash;" else shown(how)
-    return f"<tr><th scope='row'>{shown(label)}</th><td>{shown(made_by)}</td><td>{what}</td><td>{short}</td></tr>"
+    what = shown(how) if how else "&ndash;"
+    return f'<tr><th scope="row">{shown(label)}</th><td>{shown(made_by)}</td><td>{what}</td><td>{short}</td></tr>'
 
 
 def checks(summary: AuditSummary) -> str:

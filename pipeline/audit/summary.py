@@ -231,3 +231,7 @@ class AuditSummary:
     @property
     def fingerprint(self) -> str:
         return str(self.info["fingerprint"])
+
+    @property
+    def aligner(self) -> str:
+        return str(self.info["aligner"].get("name", "unknown"))

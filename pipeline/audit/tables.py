@@ -50,7 +50,7 @@ def _headline(summary: AuditSummary) -> Table:
         ("text tokens", f"{totals.text_tokens:,}"),
         ("speech tokens, deduplicated", f"{totals.speech_tokens:,}"),
         ("rejects", f"{rejects.count:,} of {rejects.inputs:,} ({rejects.rate:.2%})"),
-        ("aligner", str(summary.info["aligner"].get("backend", "unknown"))),
+        ("aligner", summary.aligner),
     ]
     table = _table("", "figure", "value")
     table.show_header = False

@@ -333,6 +333,13 @@ def test_every_chart_has_a_place_and_axis_titles(page: str) -> None:
         assert figure["layout"]["xaxis"]["title"]["text"]
 
 
+def test_the_page_says_what_made_each_label(page: str) -> None:
+    text = "\n".join(Page(page).text)
+    for want in ("pocketsphinx", "mfcc-kmeans", "f0-codebook", "prosody-kmeans", "sentencepiece", "units at 12.5 Hz"):
+        assert want in text
+    assert "these are not HuBERT units" in text
+
+
 def test_the_audio_of_the_page_is_the_audio_of_the_records(page: str, summary) -> None:
     sounds = [attrs["src"] for tag, attrs in Page(page).tags if tag == "audio"]
     examples = [*summary.worst, *summary.random]
