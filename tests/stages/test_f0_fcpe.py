@@ -1,4 +1,6 @@
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -59,17 +61,29 @@ def test_noise_is_hardly_ever_voiced(estimator, length):
     assert np.mean([(estimator.track(noise(length, seed)).hz > 0).mean() for seed in range(5)]) < 0.1
 
 
-def test_blocks_give_the_track_of_one_pass_of_the_package_itself(estimator, monkeypatch, capsys):
+def half_voiced(seconds):
+    time = np.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
+    voice = harmonic(150 * 2 ** (0.3 * np.sin(2 * np.pi * 0.7 * time)))
+    return np.where(time % 1 < 0.7, voice, noise(len(time), spread=200)).astype(np.int16)
+
+
+def test_blocks_overlap_by_the_whole_receptive_field(monkeypatch):
+    everything = load_estimator(FcpeConfig(threshold=0.0, min_hz=1.0, max_hz=8000.0))
+    pcm = noise(6 * SAMPLE_RATE, spread=500)
+    monkeypatch.setattr(f0_fcpe, "BLOCK", len(pcm))
+    want = everything.track(pcm).hz
+    monkeypatch.setattr(f0_fcpe, "BLOCK", 100)
+    np.testing.assert_allclose(everything.track(pcm).hz, want, atol=4e-4)  # 8e-6 apart; 9e-4 with 75 frames
+
+
+def test_the_track_is_that_of_the_package_itself(estimator):
     import torch
     import torchfcpe
 
-    time = np.arange(6 * SAMPLE_RATE) / SAMPLE_RATE
-    voice = harmonic(150 * 2 ** (0.3 * np.sin(2 * np.pi * 0.7 * time)))
-    pcm = np.where((time % 1 < 0.7), voice, noise(len(time), spread=200)).astype(np.int16)
+    pcm = half_voiced(6)
     theirs = torchfcpe.spawn_bundled_infer_model(device="cpu")
     wave = torch.from_numpy(pcm.astype(np.float32) / 32768)[None, :, None]
     want = theirs.infer(wave, SAMPLE_RATE, threshold=0.05)[0, :, 0].numpy()[: frames_covering(len(pcm), 160)]
-    monkeypatch.setattr(f0_fcpe, "BLOCK", 100)
     got = estimator.track(pcm).hz
     assert ((got > 0) == (want > 50)).mean() > 0.998
     both = (got > 0) & (want > 50)
@@ -90,10 +104,15 @@ def test_order_and_batching_never_change_the_track(estimator):
     assert {r.clip.utterance.key: FcpeF0(estimator).process([r])[0].f0.hz.tobytes() for r in batch} == want
 
 
-def test_full_scale_prints_nothing(capfd):
-    estimator = load_estimator(FcpeConfig())
-    estimator.track(np.where(np.arange(16_000) % 160 < 80, 32767, -32768).astype(np.int16))
-    assert capfd.readouterr() == ("", "")
+def test_neither_loading_nor_full_scale_prints_anything():
+    program = """if True:
+        import numpy as np
+        from stages.f0_fcpe import FcpeConfig, load_estimator
+        square = np.where(np.arange(16_000) % 160 < 80, 32767, -32768).astype(np.int16)
+        load_estimator(FcpeConfig()).track(square)
+        """
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_other_weights_are_refused_before_they_are_parsed(monkeypatch):

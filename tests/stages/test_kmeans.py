@@ -38,11 +38,13 @@ def test_the_nearest_centroid_wins(case):
 
 def test_a_real_sized_batch_is_cut_into_blocks_without_a_trace():
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(2 * ROWS_AT_ONCE + 5, 39)).astype(np.float32)
-    codebook = rng.normal(size=(100, 39)).astype(np.float32)
+    codebook = (1000 + rng.normal(size=(100, 39))).astype(np.float32)
+    pairs = rng.integers(100, size=(2 * ROWS_AT_ONCE + 5, 2))
+    rows = codebook[pairs].mean(axis=1, dtype=np.float32)  # all but tied, so that the last bit decides
     ids = assign(rows, codebook)
     for cut in (1, 7, ROWS_AT_ONCE - 1, ROWS_AT_ONCE + 1):
         np.testing.assert_array_equal(ids[cut:], assign(rows[cut:], codebook))
+    np.testing.assert_array_equal(ids[::97], [assign(row[None], codebook)[0] for row in rows[::97]])
 
 
 def test_ties_go_to_the_lowest_index():
@@ -60,10 +62,11 @@ def test_four_heaps_are_found_in_order():
 def test_the_same_seed_gives_the_same_bytes_whatever_the_threads():
     from threadpoolctl import threadpool_limits
 
-    rows = np.random.default_rng(2).normal(size=(3000, 8)).astype(np.float32)
+    rows = np.random.default_rng(2).normal(size=(3000, 39)).astype(np.float32)
     with threadpool_limits(limits=2):
         first = fit_kmeans(rows, 20, 5)
-    second = fit_kmeans(rows, 20, 5)
+    with threadpool_limits(limits=1):
+        second = fit_kmeans(rows, 20, 5)
     assert first.dtype == np.float32
     assert first.tobytes() == second.tobytes()
     assert first.tobytes() != fit_kmeans(rows, 20, 6).tobytes()

@@ -1,7 +1,7 @@
 import functools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stages.artifacts import artifact_of
@@ -21,6 +21,8 @@ def tokenizer(vocab_size=400):
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=60))
+@example(text="  two  spaces ")
+@example(text="e\u0301 \ufb01 \u2460 <s> \r\n\t\0")
 def test_decoding_gives_any_text_back(text):
     assert tokenizer().decode(tokenizer().encode(text)) == text
 
