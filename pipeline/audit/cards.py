@@ -101,7 +101,8 @@ def _interleaved(drawn: DrawnExample, key: str) -> str:
         (f'<input type="checkbox" id="{toggle}">', f'<label for="{toggle}"></label>') if has_speech else ("", "")
     )
     return (
-        f'<div class="inter">{box}<p class="label">One interleaved draw of this utterance alone: {spans}, {tokens:,} tokens {switch}</p>'
+        f'<div class="inter">{box}<p class="label">One interleaved draw of this utterance alone: '
+        f"{spans}, {tokens:,} tokens {switch}</p>"
         f'<p class="string">{"".join(parts)}</p></div>'
     )
 
