@@ -91,8 +91,8 @@ def unit_features(pcm: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
 
     Cepstra are normalised to mean 0 and deviation 1 over the clip, so that clusters carry over to other voices and
     microphones: fitted on other recordings, 100 units have a PNMI of .48 with the phone labels of 77 s of real speech
-    (.16 when shuffled), and without the normalisation .32 (.08). Another 18 s are too few to tell: .53 (.47) against .48
-    (.41). `benchmarks/stages_units.py` prints all four; the choice was made on these clips. A last frame with fewer
+    (.16 when shuffled), and without the normalisation .32 (.08). Another 18 s are too few to tell: .53 (.47) against
+    .48 (.41). `benchmarks/stages_units.py` prints all four; the choice was made on these clips. A last frame with fewer
     than four short-time frames repeats the last of them. Always finite, also on digital silence and on one sample.
 
     Raises:
