@@ -43,6 +43,8 @@ class PocketsphinxSection(Section):
     full_search_seconds: float = 60.0
     """Longest clip on which the unpruned search may be tried; its memory is quadratic."""
     max_words_per_second: float = 12.0
+    phone_loop: bool = True
+    """Also score each clip without its text; QC compares the two."""
 
 
 class QcSection(Section):
@@ -50,9 +52,11 @@ class QcSection(Section):
 
     min_score_all: float = -9.0
     """Below it the transcript is taken for wrong."""
+    min_score_gap: float = -3.3
+    """The same for the score less the score of free phones; -2.75 is stricter, and loses telephone speech."""
     doubtful_score: float = -9.0
     """Words below it are flagged and never carry a modality switch."""
-    max_doubtful_share: Probability = 0.5
+    max_doubtful_share: Probability = 0.65
 
 
 class MfccKmeansSection(Section):
