@@ -82,7 +82,7 @@ def stage_costs(root: str) -> tuple[dict[str, float], float, int]:
             continue
         audio += timing["audio_seconds"]
         peak = max(peak, timing["peak_rss_bytes"])
-        for stage, seconds in timing["seconds"].items():
+        for stage, seconds in timing["seconds"]:
             costs[stage] = costs.get(stage, 0.0) + seconds
     return costs, audio, peak
 

@@ -1,5 +1,6 @@
 """Open a finished units dataset: its description, its commit records and its shards. Trusts commit records only."""
 
+import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -104,6 +105,10 @@ def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 key = stem
                 body = tar.extractfile(info)
                 members[extension] = body.read() if body is not None else b""
+                if len(members[extension]) != info.size:
+                    raise tarfile.ReadError("it breaks off")
+            if file.seek(0, io.SEEK_END) % tarfile.RECORDSIZE:
+                raise tarfile.ReadError("it breaks off")
             if members:
                 yield key, members
     except (tarfile.TarError, EOFError) as error:

@@ -53,6 +53,7 @@ def read_manifest(path: str) -> Iterator[Utterance | Reject]:
         ManifestError: if the file is missing, empty, of an unknown kind or has no usable row.
     """
     seen: set[str] = set()
+    recordings = _Recordings()
     usable = 0
     base = manifest_base(path)
     for index, raw in enumerate(_raw_rows(path)):
@@ -66,9 +67,29 @@ def read_manifest(path: str) -> Iterator[Utterance | Reject]:
                 continue
             seen.add(row.key)
             usable += 1
+            row = recordings.name(row)
         yield row
     if not usable:
         raise ManifestError(f"{path}: no usable row; each needs at least 'audio_filepath' and 'text'")
+
+
+class _Recordings:
+    """Names the recordings of rows that do not: consecutive rows of one file are one recording."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._audio, self._name = "", ""
+
+    def name(self, row: Utterance) -> Utterance:
+        if row.recording:
+            self._audio = ""
+            return row
+        if row.audio != self._audio:
+            # A file that comes again later is another recording: its utterances are not known to follow those before.
+            self._name = row.audio if row.audio not in self._names else f"{row.audio}#{row.index}"
+            self._audio = row.audio
+            self._names.add(row.audio)
+        return replace(row, recording=self._name)
 
 
 def manifest_base(path: str) -> str:
@@ -212,7 +233,7 @@ def _utterance(fields: dict[str, Any], index: int, base: str) -> Utterance:
         audio=audio,
         location=locate(audio, base),
         text=_text(fields, "text"),
-        recording=_text(fields, "recording") or audio,
+        recording=_text(fields, "recording"),
         index=index,
         offset=samples_from_seconds(offset or 0.0),
         length=None if duration is None else samples_from_seconds(duration),
@@ -248,8 +269,3 @@ def _seconds(fields: dict[str, Any], name: str) -> float | None:
     if not 0 <= value <= MAX_SECONDS:
         raise BadRow(f"'{name}' must lie between 0 and {MAX_SECONDS:.0f} seconds, got {value:g}")
     return float(value)
-
-
-def with_location(utterance: Utterance, base: str) -> Utterance:
-    """Return the utterance with its audio resolved against another folder."""
-    return replace(utterance, location=locate(utterance.audio, base))

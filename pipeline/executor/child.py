@@ -75,6 +75,7 @@ class SplitRun:
         return Done(
             record=record,
             seconds=self._seconds,
+            started=time.time() - (time.monotonic() - started),
             wall=time.monotonic() - started,
             audio_seconds=self._audio_samples / 16_000,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

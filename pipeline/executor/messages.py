@@ -31,7 +31,8 @@ class Done:
 
     Attributes:
         record: its commit record.
-        seconds: CPU seconds by stage, `read` and `commit` included.
+        seconds: CPU seconds by stage in order, `read` and `commit` included.
+        started: when the split was begun, in seconds since the epoch.
         wall: wall seconds of the whole split.
         audio_seconds: audio decoded.
         peak_rss_bytes: of the child so far.
@@ -39,6 +40,7 @@ class Done:
 
     record: dict[str, Any]
     seconds: dict[str, float]
+    started: float
     wall: float
     audio_seconds: float
     peak_rss_bytes: int

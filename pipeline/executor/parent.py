@@ -151,8 +151,9 @@ class SplitExecutor:
         timing = {
             "audio_seconds": done.audio_seconds,
             "peak_rss_bytes": done.peak_rss_bytes,
-            "seconds": done.seconds,
+            "seconds": list(done.seconds.items()),
             "split": split,
+            "started": done.started,
             "wall": done.wall,
         }
         publish_json(timing, timing_path(self._job.root, split))

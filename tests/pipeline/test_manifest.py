@@ -91,6 +91,13 @@ def test_relative_audio_starts_at_the_manifest(tmp_path: Path) -> None:
     assert found == [f"{tmp_path}/a.wav", "/x/b.wav", "s3://bucket/c.wav"]
 
 
+def test_unnamed_recordings_are_runs_of_rows_of_one_file(tmp_path: Path) -> None:
+    audio = ["a.wav", "a.wav", "b.wav", "a.wav", "a.wav", "c.wav"]
+    rows = [{"audio_filepath": name, "text": "x", "offset": float(i)} for i, name in enumerate(audio)]
+    found = [row.recording for row in read_manifest(write(tmp_path, *rows)) if isinstance(row, Utterance)]
+    assert found == ["a.wav", "a.wav", "b.wav", "a.wav#3", "a.wav#3", "c.wav"]
+
+
 def test_csv_and_tsv_give_the_rows_of_jsonl(tmp_path: Path) -> None:
     row = {"audio_filepath": "a.wav", "text": "hello, you", "id": "1", "offset": 1.5, "duration": 2.0, "channel": 1}
     want = list(read_manifest(write(tmp_path, row)))

@@ -1,0 +1,85 @@
+"""The command line: help with examples, one clear line for each mistake, exit codes."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.cli import main
+
+COMMANDS = sorted(main.commands)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    design = ["plan", "fit", "build", "bake", "audit", "train", "validate", "inspect", "status", "run", "demo"]
+    assert sorted([*design, "recipe"]) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"interloom {command}" in result.output
+
+
+def manifest(folder: Path, text: str = '{"audio_filepath": "a.wav", "text": "hello"}\n') -> str:
+    path = folder / "manifest.jsonl"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("run", "embeded", "--manifest", "M", "--out", "O"), "did you mean 'embedded'"),
+        (("run", "embedded", "--manifest", "missing.jsonl", "--out", "O"), "missing.jsonl"),
+        (("run", "embedded", "--set", "units.clsters=5", "--manifest", "M", "--out", "O"), "clusters"),
+        (("audit", "O"), "dataset.json"),
+        (("validate", "O"), "dataset.json"),
+        (("inspect", "O"), "dataset.json"),
+        (("status", "O"), "no plan"),
+        (("build", "--out", "O"), "recipe.yaml"),
+        (("recipe", "examples/broken/unknown_key.yaml"), "clusters"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], part: str) -> None:
+    places = {"M": manifest(tmp_path), "O": str(tmp_path / "out")}
+    result = invoke(*(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    assert part in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_manifest_without_a_usable_row_is_an_error_of_the_manifest(tmp_path: Path) -> None:
+    result = invoke("plan", "embedded", "--manifest", manifest(tmp_path, "{bad\n"), "--out", str(tmp_path / "o"))
+    assert result.exit_code == 2
+    assert "no usable row" in result.stderr
+
+
+def test_plan_and_status_work_without_any_audio(tmp_path: Path) -> None:
+    out = str(tmp_path / "o")
+    planned = invoke("plan", "embedded", "--manifest", manifest(tmp_path), "--out", out)
+    assert planned.exit_code == 0, planned.output
+    assert "1 rows" in planned.output
+    status = invoke("status", out)
+    assert status.exit_code == 0
+    assert "0/1 splits" in status.output
+
+
+def test_another_manifest_may_not_reuse_a_folder(tmp_path: Path) -> None:
+    out = str(tmp_path / "o")
+    invoke("plan", "embedded", "--manifest", manifest(tmp_path), "--out", out)
+    changed = manifest(tmp_path, '{"audio_filepath": "b.wav", "text": "hello"}\n')
+    result = invoke("plan", "embedded", "--manifest", changed, "--out", out)
+    assert result.exit_code == 2
+    assert "another --out" in result.stderr
+
+
+def test_the_recipe_prints_its_defaults_and_its_schema() -> None:
+    assert "clusters: 100" in invoke("recipe", "embedded").output
+    assert '"additionalProperties": false' in invoke("recipe", "embedded", "--schema").output
