@@ -19,7 +19,7 @@ from pipeline.reader import IGNORED, Block, SequenceReader, vocabulary_of
 from schemas.recipe import SequenceSection, TrainSection
 
 CHECKPOINT_EVERY = 100
-EVALUATE_EVERY = 50
+EVALUATE_EVERY = 20
 CLIP_NORM = 1.0
 
 
@@ -31,9 +31,10 @@ class TrainSummary:
         first_loss: mean training loss of the first tenth of all steps, those before a resume included.
         last_loss: the same of the last tenth.
         eval_text_loss: on text tokens of held-out documents, at the end; None where none could be held out.
-        eval_speech_loss: on their speech tokens, always in the true order of units. By this number a run with shuffled
-            units is compared with one without: both are asked the same question.
-        best_eval_speech_loss: the lowest along the run, which forgives overfitting.
+        eval_speech_loss: on their speech tokens, always in the true order of units.
+        best_eval_speech_loss: the lowest along the run. By this number a run with shuffled units is compared with one
+            without: both are asked the same question. The last one will not do, because a small corpus is known by
+            heart long before the end, and only the run with the true order can learn it by heart.
         tokens: trained on in this call, padding excluded.
     """
 
@@ -52,7 +53,7 @@ class TrainSummary:
     def __str__(self) -> str:
         held_out = ""
         if self.eval_speech_loss is not None:
-            held_out = f"; held-out text {self.eval_text_loss:.3f}, speech {self.eval_speech_loss:.3f}"
+            held_out = f"; held-out speech {self.eval_speech_loss:.3f}, at best {self.best_eval_speech_loss:.3f}"
         return (
             f"{self.steps} steps on {self.device}, loss {self.first_loss:.3f} -> {self.last_loss:.3f}{held_out}; "
             f"{self.parameters:,} parameters, {self.tokens_per_second:,.0f} tokens/s; {self.checkpoint}"

@@ -15,14 +15,14 @@ from stages.documents import Document, documents_from
 from stages.vocabulary import Vocabulary
 
 HELD_OUT_POOL = 20
-"""Held-out documents are a tenth of the first so many (a few more, where a shard ends later), at least one."""
+"""Held-out documents are a fifth of the first so many (a few more, where a shard ends later), at least one."""
 
 EVALUATION_DRAWS = 4
 MAX_EVALUATION_BLOCKS = 64
 
 
 def hold_out(dataset: Dataset, sequence: SequenceSection, seed: int) -> list[Document]:
-    """Return the documents that are kept from training: the tenth of the first shards' with the lowest hashes.
+    """Return the documents that are kept from training: the fifth of the first shards' with the lowest hashes.
 
     A dataset of a single document has none to spare.
     """
@@ -34,7 +34,7 @@ def hold_out(dataset: Dataset, sequence: SequenceSection, seed: int) -> list[Doc
     if len(pool) < 2:
         return []
     ranked = sorted(pool, key=lambda document: float(rng_for(seed, "held-out", document.key).random()))
-    return ranked[: max(1, len(pool) // 10)]
+    return ranked[: max(1, len(pool) // 5)]
 
 
 def prepare(document: Document, epoch: int, *, held_out: frozenset[str], seed: int, shuffle: bool) -> Document | None:
