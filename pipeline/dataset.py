@@ -76,14 +76,33 @@ class Dataset:
         return f"{self.root}/shards/shard-{split:06d}.tar"
 
     def commit(self, split: int) -> dict[str, Any]:
-        with fsspec.open(f"{self.root}/shards/shard-{split:06d}.commit.json", "rb") as file:
-            value: dict[str, Any] = json.load(file)
+        """Return a split's commit record.
+
+        Raises:
+            BadDataset: if it is missing or damaged.
+        """
+        path = f"{self.root}/shards/shard-{split:06d}.commit.json"
+        try:
+            with fsspec.open(path, "rb") as file:
+                value: dict[str, Any] = json.load(file)
+        except (FileNotFoundError, ValueError):
+            raise BadDataset(
+                f"{path} is missing or damaged, so its shard does not count; run the build again"
+            ) from None
         return value
 
     def records(self, split: int) -> Iterator[UnitRecord]:
-        """Yield a shard's records in order, reading one at a time."""
+        """Yield a shard's records in order, reading one at a time.
+
+        Raises:
+            BadDataset: if the shard has no commit record, is damaged, or holds another number of records.
+        """
+        promised, count = self.commit(split)["records"], 0
         for key, members in samples(self.shard(split)):
             yield UnitRecord.from_members(key, members)
+            count += 1
+        if count != promised:
+            raise BadDataset(f"{self.shard(split)} holds {count} records, its commit record promises {promised}")
 
 
 def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:

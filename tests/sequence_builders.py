@@ -184,6 +184,7 @@ def write_dataset(root: Path, shards: Sequence[Sequence[UnitRecord]]) -> Path:
                     info = tarfile.TarInfo(f"{item.key}.{extension}")
                     info.size = len(body)
                     tar.addfile(info, io.BytesIO(body))
+        (root / "shards" / f"shard-{number:06d}.commit.json").write_text(json.dumps({"records": len(records)}))
     info = {
         "format": "interloom-units/1",
         "name": "tiny",

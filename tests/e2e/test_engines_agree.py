@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -90,3 +91,14 @@ def test_real_speech_agrees_on_all_engines_and_wrong_transcripts_are_rejected(tm
     ]
     assert {reject["id"] for reject in rejects} <= WRONG
     assert "sb_spk2_snt5" in {reject["id"] for reject in rejects}
+
+
+def test_the_code_in_the_readme_runs(reference: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        code = block.replace('"demo', f'"{reference}')
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
