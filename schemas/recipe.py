@@ -43,20 +43,18 @@ class PocketsphinxSection(Section):
     full_search_seconds: float = 60.0
     """Longest clip on which the unpruned search may be tried; its memory is quadratic."""
     max_words_per_second: float = 12.0
-    phone_loop: bool = True
-    """Also score each clip without its text; QC compares the two."""
 
 
 class QcSection(Section):
     """Thresholds in nats per frame, for scores over all senones."""
 
-    min_score_all: float = -9.0
-    """Below it the transcript is taken for wrong."""
-    min_score_gap: float = -3.3
-    """The same for the score less the score of free phones; -2.75 is stricter, and loses telephone speech."""
+    min_score_all: float = -8.7
+    """Below it the transcript is taken for wrong. -8.7 lets formant synthesis pass; -6.5 suits natural speech."""
+    min_silence_score: float = -5.5
+    """The same for half a second or more taken for silence: below it, it holds speech that the text lacks."""
     doubtful_score: float = -9.0
     """Words below it are flagged and never carry a modality switch."""
-    max_doubtful_share: Probability = 0.65
+    max_doubtful_share: Probability = 0.6
 
 
 class MfccKmeansSection(Section):

@@ -106,7 +106,7 @@ class Aligned:
         score_all: mean log-likelihood per frame over all frames, silences included, in nats.
         score_words: the same over the frames of words only.
         fallback: True where the narrow search found no path and the full one did.
-        score_free: mean log-likelihood per frame of the best path without a text, or None where the aligner has none.
+        score_silence: the lowest mean of a stretch of at least half a second taken for silence, or None without one.
     """
 
     clip: Clip
@@ -114,7 +114,7 @@ class Aligned:
     score_all: float
     score_words: float
     fallback: bool
-    score_free: float | None = None
+    score_silence: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

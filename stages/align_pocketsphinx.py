@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 from schemas.clock import Samples, seconds_from_samples
 from schemas.records import Aligned, Spoken, Word
 from schemas.rejects import Reason, Reject
-from stages.pocketsphinx_search import PhoneLoop, Segment, WordSearch
+from stages.pocketsphinx_search import Segment, WordSearch
 
 FRAME = Samples(160)
 LOWEST_SCORE = -99.0
 """Stands for a log-likelihood that underflows: records are JSON, which cannot hold -inf."""
+
+_LEAST_SILENCE = 50
+"""Frames: pauses inside speech are shorter and hold breaths and closures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +29,6 @@ class PocketsphinxConfig:
         full_search_seconds: longest clip on which the search without pruning may be tried where the narrow one finds
             no path. Its memory grows with the square of the length: about 0.5 GB at 60 s, 2 GB at 300 s.
         max_words_per_second: a transcript with more spoken words than this is rejected before any search.
-        phone_loop: also score the clip against free phones (`Aligned.score_free`), about 0.05 CPU seconds per second.
-            Without it QC has only absolute scores, and misses most transcripts that break off too early.
     """
 
     name: ClassVar[str] = "align"
@@ -35,7 +36,6 @@ class PocketsphinxConfig:
 
     full_search_seconds: float = 60.0
     max_words_per_second: float = 12.0
-    phone_loop: bool = True
 
     def __post_init__(self) -> None:
         if not self.full_search_seconds >= 0:
@@ -69,7 +69,6 @@ class PocketsphinxAligner:
         self._config = config
         self._narrow = WordSearch()
         self._full: WordSearch | None = None
-        self._loop = PhoneLoop() if config.phone_loop else None
 
     def process(self, batch: Sequence[Spoken]) -> list[Aligned | Reject]:
         return [self._outcome(item) for item in batch]
@@ -83,15 +82,15 @@ class PocketsphinxAligner:
             return self._reject(item, Reason.TOO_MANY_WORDS, detail)
         if not words:
             return self._reject(item, Reason.NO_ALIGNMENT, "no spoken words")
-        if unspeakable := next((word for word in words if not self._narrow.knows(word)), None):
-            return self._reject(item, Reason.NO_ALIGNMENT, f"no pronunciation for {unspeakable[:40]!r}")
+        unspeakable = [word for word in words if not self._narrow.knows(word)]
+        if unspeakable:
+            return self._reject(item, Reason.NO_ALIGNMENT, f"no pronunciation for {unspeakable[0][:40]!r}")
         pcm = item.clip.pcm.astype("<i2", copy=False).tobytes()
         narrow = self._narrow.run(pcm, words)
         path = narrow or (self._full_search(pcm, words) if seconds <= self._config.full_search_seconds else None)
         if path is None:
             return self._reject(item, Reason.NO_ALIGNMENT, f"no path for {len(words)} words in {seconds:.2f} s")
-        free = self._loop.run(pcm) if self._loop else None
-        return _aligned(item, path, free, fallback=narrow is None)
+        return _aligned(item, path, fallback=narrow is None)
 
     def _full_search(self, pcm: bytes, words: Sequence[str]) -> list[Segment] | None:
         if self._full is None:
@@ -114,8 +113,9 @@ def _mean_score(segments: Sequence[Segment]) -> float:
     return max(LOWEST_SCORE, math.fsum(segment.nats for segment in segments) / frames)
 
 
-def _aligned(item: Spoken, path: Sequence[Segment], free: Sequence[Segment] | None, *, fallback: bool) -> Aligned:
+def _aligned(item: Spoken, path: Sequence[Segment], *, fallback: bool) -> Aligned:
     spoken = [segment for segment in path if segment.is_word]
+    silences = [_mean_score([s]) for s in path if not s.is_word and s.end - s.start >= _LEAST_SILENCE]
     words, used = [], 0
     for token in item.tokens:
         mine = spoken[used : used + len(token.spoken)]
@@ -127,7 +127,7 @@ def _aligned(item: Spoken, path: Sequence[Segment], free: Sequence[Segment] | No
         score_all=_mean_score(path),
         score_words=_mean_score(spoken),
         fallback=fallback,
-        score_free=_mean_score(free) if free else None,
+        score_silence=min(silences, default=None),
     )
 
 

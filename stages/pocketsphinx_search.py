@@ -1,4 +1,4 @@
-"""The pocketsphinx decoder as two searches: the best path through given words, and through any phones at all."""
+"""The pocketsphinx decoder as a search for the best path through given words."""
 
 import math
 import re
@@ -48,7 +48,7 @@ class WordSearch:
         self._decoder = _new_decoder(**self._beams)
 
     def knows(self, word: str) -> bool:
-        """Tell whether a word is in the dictionary or can be pronounced by rule."""
+        """Tell whether a word is in the dictionary or can be pronounced by rule; others crash the decoder."""
         if len(word) > _MAX_LETTERS or not _WORD.fullmatch(word):
             return False
         return self._lookup(word) is not None or bool(self._pronounce(word))
@@ -86,27 +86,7 @@ class WordSearch:
         return segments if found == list(words) else None
 
 
-class PhoneLoop:
-    """The best path through any sequence of phones: what the model thinks of the audio without a text.
-
-    The difference to the score of a text is the goodness of pronunciation of Witt and Young (2000), "Phone-level
-    pronunciation scoring and assessment for interactive language learning". It takes out most of what a voice and a
-    channel do to the scores: right transcripts average -3 nats a frame in studio speech and -6 in formant synthesis.
-    """
-
-    def __init__(self) -> None:
-        import pocketsphinx
-
-        # Every second frame is scored: half the time, and no worse at telling right texts from wrong ones.
-        phones = pocketsphinx.get_model_path("en-us/en-us-phone.lm.bin")
-        self._decoder = _new_decoder(allphone=phones, lw=2.0, beam=1e-20, pbeam=1e-10, ds=2)
-
-    def run(self, pcm: bytes) -> list[Segment] | None:
-        """Return the segments of the best path, or None where the audio is too short for any."""
-        return _decode(self._decoder, pcm) or None
-
-
-def _new_decoder(**options: float | str) -> Decoder:
+def _new_decoder(**beams: float) -> Decoder:
     import pocketsphinx
 
     from stages.g2p import dictionary_path
@@ -120,7 +100,7 @@ def _new_decoder(**options: float | str) -> Decoder:
         # Without all senones the scores depend on the beams and cannot be compared.
         compallsen=True,
         loglevel="FATAL",
-        **options,
+        **beams,
     )
 
 

@@ -16,9 +16,10 @@ class QcConfig:
     """What makes an alignment untrustworthy.
 
     Attributes:
-        min_score_all: a clip whose mean over all frames is lower has a wrong transcript.
-        min_score_gap: so has a clip whose score lies further below that of free phones. It is what tells a wrong text
-            from an unusual voice; not applied where the aligner gives no such score.
+        min_score_all: a clip whose mean over all frames is lower has a wrong transcript. -8.7 lets formant synthesis
+            pass; natural speech scores -5 to -2, and -6.5 rejects more of its wrong transcripts.
+        min_silence_score: so has a clip where half a second or more that the aligner takes for silence scores lower:
+            it holds speech that the text lacks. Silence is alike in all voices, so one threshold serves all.
         doubtful_score: a word below it is doubtful: it never carries a modality switch.
         max_doubtful_share: a clip with a larger share of doubtful words is rejected.
     """
@@ -26,10 +27,10 @@ class QcConfig:
     name: ClassVar[str] = "qc"
     version: ClassVar[int] = 1
 
-    min_score_all: float = -9.0
-    min_score_gap: float = -3.3
+    min_score_all: float = -8.7
+    min_silence_score: float = -5.5
     doubtful_score: float = -9.0
-    max_doubtful_share: float = 0.65
+    max_doubtful_share: float = 0.6
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_doubtful_share <= 1:
@@ -54,9 +55,8 @@ class Qc:
         if not aligned.score_all >= config.min_score_all:
             detail = f"score {aligned.score_all:.2f} per frame, least is {config.min_score_all:g}"
             return self._reject(aligned, Reason.WRONG_TRANSCRIPT, detail)
-        if aligned.score_free is not None and not aligned.score_all - aligned.score_free >= config.min_score_gap:
-            gap = aligned.score_all - aligned.score_free
-            detail = f"score {gap:.2f} per frame against free phones, least is {config.min_score_gap:g}"
+        if aligned.score_silence is not None and not aligned.score_silence >= config.min_silence_score:
+            detail = f"silence scores {aligned.score_silence:.2f} per frame, least is {config.min_silence_score:g}"
             return self._reject(aligned, Reason.WRONG_TRANSCRIPT, detail)
         doubtful = tuple(i for i, word in enumerate(aligned.words) if self._is_doubtful(word))
         sayable = sum(_is_sayable(word) for word in aligned.words)
