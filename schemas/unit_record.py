@@ -33,7 +33,7 @@ class UnitRecord:
         f0: float32 Hz, 0 where unvoiced, one per 160 samples; or None where not stored.
         flac: the clip, 16 kHz mono, or None where not stored.
         meta: the remaining fields of the JSON member: id, recording, index, speaker, language, license, source, audio,
-            source_rate, source_channels, score_all, score_free, score_words, fallback.
+            source_rate, source_channels, score_all, score_silence, score_words, fallback.
     """
 
     key: str
@@ -58,7 +58,7 @@ class UnitRecord:
             "license": utterance.license,
             "recording": utterance.recording,
             "score_all": round(aligned.score_all, 4),
-            "score_free": None if aligned.score_free is None else round(aligned.score_free, 4),
+            "score_silence": None if aligned.score_silence is None else round(aligned.score_silence, 4),
             "score_words": round(aligned.score_words, 4),
             "source": utterance.source,
             "source_channels": encoded.clip.source_channels,
