@@ -1,4 +1,4 @@
-"""What a build costs: CPU by stage, overhead by engine, memory by worker; on the corpus repeated to the length asked for.
+"""What a build costs: CPU by stage, overhead by engine, memory by worker, on the corpus repeated to some length.
 
     python -m benchmarks.run --minutes 30 --long-minutes 120
 
