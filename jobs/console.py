@@ -35,7 +35,7 @@ ADVICE = {
     Reason.UNSUPPORTED_SCRIPT: "use an aligner for its language",
     Reason.TOO_MANY_WORDS: "check that text and audio belong together",
     Reason.NO_ALIGNMENT: "check that text and audio belong together",
-    Reason.WRONG_TRANSCRIPT: "check that text and audio belong together, or lower qc.min_score_all",
+    Reason.WRONG_TRANSCRIPT: "check that text and audio belong together, or lower the qc scores",
     Reason.DOUBTFUL_WORDS: "listen to them in the report, or raise qc.max_doubtful_share",
     Reason.UNIT_COUNT: "report it: an extractor misbehaves",
     Reason.UNEXPECTED: "report it with the file",

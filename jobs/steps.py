@@ -9,6 +9,7 @@ from rich.table import Table
 
 from jobs.console import print_next, print_summary, progress_bar
 from pipeline.build import RunSettings, make_plan, planned, run_build, run_fit
+from pipeline.commit import committed_splits
 from pipeline.dataset import BadDataset, Dataset
 from pipeline.fit import load_artifacts
 from pipeline.manifest import ManifestError
@@ -26,7 +27,7 @@ def plan_step(console: Console, recipe: Recipe, manifest: str, out: str) -> None
     hours = sum(plan.sizes) / 3600
     console.print(f"plan: {sum(plan.inputs):,} rows, {hours:.3f} h of audio, {len(plan.sizes):,} splits in {out}/plan")
     if not hours:
-        console.print("no row's audio could be found; every row will be rejected")
+        console.print("the length of no row's audio is known; are the audio paths right?")
 
 
 def fit_step(console: Console, recipe: Recipe, settings: RunSettings) -> Any:
@@ -38,8 +39,7 @@ def fit_step(console: Console, recipe: Recipe, settings: RunSettings) -> Any:
 
 def build_step(console: Console, recipe: Recipe, settings: RunSettings) -> int:
     """Build and print the summary; return the exit code: 1 where too many inputs were rejected."""
-    loaded = load_artifacts(settings.out)
-    artifacts = loaded[1] if loaded is not None else fit_step(console, recipe, settings)
+    artifacts = fit_step(console, recipe, settings)
     started = time.monotonic()
     with progress_bar(console, "build") as progress:
         info = run_build(recipe, artifacts, settings, progress)
@@ -55,7 +55,6 @@ def build_step(console: Console, recipe: Recipe, settings: RunSettings) -> int:
 
 def whole_run(console: Console, recipe: Recipe, manifest: str, settings: RunSettings) -> int:
     plan_step(console, recipe, manifest, settings.out)
-    fit_step(console, recipe, settings)
     code = build_step(console, recipe, settings)
     if Dataset.open(settings.out).info["records"] and not is_remote(settings.out):
         audit_step(console, settings.out, None, 10, tables=False)
@@ -110,7 +109,7 @@ def status_step(console: Console, folder: str) -> None:
     """Count commit records; says nothing that is not in them."""
     plan = planned(folder)
     names = list_names(join(folder, "shards"))
-    done = {int(name[6:12]) for name in names if name.endswith(".commit.json")}
+    done = committed_splits(names)
     hours = sum(plan.sizes[split] for split in done if split < len(plan.sizes)) / 3600
     fitted = "fitted" if load_artifacts(folder) is not None else "not fitted yet"
     finished = read_json(join(folder, "dataset.json")) is not None

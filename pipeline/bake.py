@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.reader.packing import Block
 from pipeline.reader.sequence_reader import SequenceReader
 from pipeline.shards import add_member
-from pipeline.storage import join, make_dirs, publish_bytes, publish_json
+from pipeline.storage import join, make_dirs, publish_bytes, publish_json, read_json
 from schemas.recipe import SequenceSection
 from schemas.unit_record import npy_bytes
 
@@ -20,8 +20,14 @@ BLOCKS_PER_SHARD = 1024
 FORMAT = "interloom-baked/1"
 
 
+class BakeExists(RuntimeError):
+    """The folder holds another bake: old shards must not mix with new ones."""
+
+
 def bake(dataset: str, out: str, sequence: SequenceSection, *, seed: int, epochs: int) -> int:
     """Write the blocks of some epochs; return how many there are. `baked.json` is written last."""
+    if read_json(join(out, "baked.json")) is not None:
+        raise BakeExists(f"{out} holds baked sequences already; use another --out")
     reader = SequenceReader(dataset, sequence, seed=seed, epochs=epochs)
     size = reader.vocabulary.size
     dtype = np.uint16 if size <= 2**16 else np.uint32

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import chain
+from pipeline.commit import commit_path, committed_splits
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import finish
-from pipeline.fit import artifacts_json, fit
+from pipeline.fit import artifacts_json, fit, fit_fingerprint, load_artifacts
 from pipeline.job import Job, Limits
 from pipeline.manifest import manifest_base, read_manifest
 from pipeline.plan import Plan, read_plan, write_plan
-from pipeline.recipes import recipe_yaml
-from pipeline.storage import join, publish_bytes
+from pipeline.recipes import parse_recipe, recipe_from, recipe_yaml
+from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json
 from schemas.recipe import Recipe
 from schemas.records import Artifact
 
@@ -37,16 +38,42 @@ def make_plan(manifest: str, recipe: Recipe, out: str) -> Plan:
         PlanError: if the folder was planned from another manifest or with other settings.
     """
     existing = read_plan(join(out, "plan"))
-    rows = list(read_manifest(manifest))
+    rows, base = list(read_manifest(manifest)), manifest_base(manifest)
     if existing is None:
-        plan = write_plan(join(out, "plan"), manifest_base(manifest), rows, recipe.plan.hours_per_shard)
+        plan = write_plan(join(out, "plan"), base, rows, recipe.plan.hours_per_shard)
     else:
-        scratch = write_plan(join(out, "work", "plan"), manifest_base(manifest), rows, recipe.plan.hours_per_shard)
-        if scratch.fingerprint != existing.fingerprint:
+        plan = write_plan(join(out, "work", "plan"), base, rows, recipe.plan.hours_per_shard)
+        if (plan.fingerprint, plan.base) != (existing.fingerprint, existing.base):
             raise PlanError(f"{out} was planned from other rows than {manifest} holds now; use another --out")
         plan = existing
+        _require_same_recipe(recipe, plan, out)
     publish_bytes(recipe_yaml(recipe).encode(), join(out, "recipe.yaml"))
     return plan
+
+
+def _require_same_recipe(recipe: Recipe, plan: Plan, out: str) -> None:
+    """Check that what was made so far was made with this recipe; reading-time sections may change."""
+    loaded = load_artifacts(out)
+    if loaded is None:
+        return
+    fitted, artifacts = loaded
+    if fitted != fit_fingerprint(plan, recipe):
+        raise PlanError(f"{out}/artifacts were fitted with other settings; use another --out")
+    wanted = build_job(recipe, plan, artifacts, RunSettings(out=out, engine=EngineSettings())).fingerprint
+    for split in committed_splits(list_names(join(out, "shards"))):
+        record = read_json(commit_path(out, split))
+        if isinstance(record, dict) and record.get("plan") != wanted:
+            raise PlanError(f"{out}/shards were built with other settings; use another --out")
+
+
+def planned_recipe(out: str) -> Recipe:
+    """Return the recipe that a folder was planned with."""
+    planned(out)
+    path = join(out, "recipe.yaml")
+    data = read_bytes(path)
+    if data is None:
+        raise PlanError(f"{path} is missing; run the `plan` command again")
+    return recipe_from(parse_recipe(data.decode("utf-8", "replace"), path), path)
 
 
 def planned(out: str) -> Plan:

@@ -1,6 +1,7 @@
 """The commit of a split: its files first, its commit record last. Readers and reruns trust commit records only."""
 
 import hashlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -18,6 +19,11 @@ class CommitConflict(RuntimeError):
 
 def commit_path(root: str, split: int) -> str:
     return join(root, "shards", f"shard-{split:06d}.commit.json")
+
+
+def committed_splits(names: Iterable[str]) -> set[int]:
+    """Return the splits whose commit records are among some file names."""
+    return {int(match[1]) for name in names if (match := re.fullmatch(r"shard-(\d{6,})\.commit\.json", name))}
 
 
 def scratch_folder(root: str, split: int) -> Path:

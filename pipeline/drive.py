@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import discard_invalid, valid_commits
+from pipeline.commit import committed_splits, discard_invalid, valid_commits
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
 from pipeline.job import Job
@@ -54,6 +54,10 @@ class EngineSettings:
     workers: int = 2
     options: tuple[str, ...] = ()
     stall_seconds: float = 1800.0
+
+    def __post_init__(self) -> None:
+        if self.engine == "local" and self.options:
+            raise ValueError(f"the local engine takes no options of its own, got {' '.join(self.options)}")
 
 
 def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) -> dict[int, dict[str, Any]]:
@@ -125,7 +129,7 @@ class _Watch:
             return False
         self._last_look = now
         names = list_names(join(self._root, "shards"))
-        committed = {int(name[6:12]) for name in names if name.endswith(".commit.json")}
+        committed = committed_splits(names)
         changed = committed != self.committed
         if changed or self._heartbeats_changed():
             self._last_change = now

@@ -5,6 +5,7 @@ is a few seconds in the driver. `artifacts/artifacts.json` is the commit record:
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,12 @@ def fit(
         limits=limits,
     )
     records = drive(job, sample, settings, progress)
-    files = train(list(_features(fit_root, len(records))), recipe)
+    features = list(_features(fit_root, len(records)))
+    if not features:
+        reasons = sum((Counter(record["reasons"]) for record in records.values()), Counter[str]())
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise FitError(f"no utterance of the sample can be used, so nothing can be fitted: {told}")
+    files = train(features, recipe)
     for name, data in files.items():
         publish_bytes(data, join(root, "artifacts", name))
     hashes = {
@@ -117,10 +123,6 @@ def train(features: list[FitFeatures], recipe: Recipe) -> dict[str, bytes]:
     from stages.codebooks import fit_pitch_codebook, fit_style, fit_units_codebook
     from stages.tokenizer import fit_sentencepiece
 
-    if not features:
-        raise FitError(
-            "no utterance of the sample could be decoded, so nothing can be fitted; see the reasons in the manifest"
-        )
     units = fit_units_codebook(features, recipe.units.clusters, recipe.seed)
     pitch = fit_pitch_codebook(features, recipe.pitch.clusters, recipe.seed)
     style, speakers = fit_style(features, recipe.style.clusters, recipe.seed)

@@ -34,7 +34,7 @@ class Limits:
 
     Attributes:
         record_seconds: a batch may stand still this long for every record in it before its worker is killed.
-        setup_seconds: loading the models may take this long.
+        setup_seconds: loading the models may take this long, and so may a sink or a commit.
         max_rss_bytes: a worker that outgrows this is killed.
         strikes: a record that killed its worker this often is rejected as `crashed`.
         batch_records: records per batch.

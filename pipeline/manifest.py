@@ -2,12 +2,11 @@
 
 import csv
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from schemas.canonical import sha256_hex
 from schemas.clock import samples_from_seconds
@@ -16,6 +15,7 @@ from schemas.rejects import Reason, Reject
 
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 MAX_SECONDS = 10_000_000.0
+MAX_FIELD = 2**24
 
 
 class ManifestError(ValueError):
@@ -46,6 +46,11 @@ def record_key(row_id: str) -> str:
     return f"{cleaned}-{sha256_hex(row_id.encode('utf-8', 'surrogatepass'))[:12]}"
 
 
+def reject_key(row_id: str, index: int) -> str:
+    """Return the key of a row that the plan rejects; the tilde keeps it apart from every record's key."""
+    return f"{record_key(row_id)}~{index}"
+
+
 def read_manifest(path: str) -> Iterator[Utterance | Reject]:
     """Yield one utterance or one reject for every row, in order. Duplicate ids are rejected from the second on.
 
@@ -62,7 +67,7 @@ def read_manifest(path: str) -> Iterator[Utterance | Reject]:
             if row.key in seen:
                 detail = f"{raw.where}: id {row.id[:100]!r} was used by an earlier row"
                 yield Reject(
-                    key=f"{row.key}-row{index}", id=row.id, stage="plan", reason=Reason.DUPLICATE_ID, detail=detail
+                    key=reject_key(row.id, index), id=row.id, stage="plan", reason=Reason.DUPLICATE_ID, detail=detail
                 )
                 continue
             seen.add(row.key)
@@ -147,10 +152,19 @@ def _jsonl_rows(path: str) -> Iterator[RawRow]:
 
 
 def _table_rows(path: str) -> Iterator[RawRow]:
-    name, separator = Path(path).name, "\t" if path.lower().endswith(".tsv") else ","
-    lines = (line.decode("utf-8", "replace") for line in _lines(path))
-    reader = csv.DictReader(lines, delimiter=separator, strict=False)
-    header = reader.fieldnames or []
+    separator = "\t" if path.lower().endswith(".tsv") else ","
+    lines = (line.decode("utf-8", "replace").removeprefix("\ufeff") for line in _lines(path))
+    csv.field_size_limit(MAX_FIELD)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.DictReader(lines, delimiter=separator, quoting=quoting, strict=True)
+    try:
+        yield from _checked_rows(path, reader)
+    except csv.Error as error:
+        raise ManifestError(f"{path}: line {reader.line_num}: {error}; is a quote left open?") from None
+
+
+def _checked_rows(path: str, reader: "csv.DictReader[str]") -> Iterator[RawRow]:
+    name, header = Path(path).name, reader.fieldnames or []
     if missing := {"audio_filepath", "text"} - set(header):
         raise ManifestError(
             f"{path}: the header lacks {', '.join(sorted(missing))}; it has {', '.join(header) or 'nothing'}"
@@ -178,11 +192,11 @@ def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _librispeech_rows(root: Path) -> Iterator[RawRow]:
     """Rows of a tree with `speaker-chapter.trans.txt` files beside `speaker-chapter-0000.flac`."""
-    transcripts = sorted(root.rglob("*.trans.txt"))
+    transcripts = sorted(path for path in root.rglob("*.trans.txt") if path.is_file())
     if not transcripts:
         raise ManifestError(f"{root}: no *.trans.txt file below it; a folder must be a LibriSpeech-style tree")
     for transcript in transcripts:
-        for number, line in enumerate(transcript.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        for number, line in enumerate(transcript.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
             if not line.strip():
                 continue
             row_id, _, text = line.partition(" ")
@@ -198,7 +212,12 @@ def _librispeech_rows(root: Path) -> Iterator[RawRow]:
                 "recording": row_id.rpartition("-")[0] or row_id,
                 "speaker": row_id.partition("-")[0],
             }
-            yield RawRow(where=f"{transcript.name}:{number}", fields=fields)
+            yield RawRow(where=f"{_printable(transcript.name)}:{number}", fields=fields)
+
+
+def _printable(name: str) -> str:
+    """Return a file name with what is not valid Unicode replaced."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _row(raw: RawRow, index: int, base: str) -> Utterance | Reject:
@@ -210,7 +229,7 @@ def _row(raw: RawRow, index: int, base: str) -> Utterance | Reject:
             raise BadRow(raw.problem)
         return _utterance(fields, index, base)
     except BadRow as bad:
-        key = f"{record_key(fallback_id)}-row{index}"
+        key = reject_key(fallback_id, index)
         return Reject(key=key, id=fallback_id, stage="plan", reason=Reason.BAD_ROW, detail=f"{raw.where}: {bad}")
 
 
@@ -224,9 +243,9 @@ def _utterance(fields: dict[str, Any], index: int, base: str) -> Utterance:
     channel = fields.get("channel")
     if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or not 0 <= channel < 1024):
         raise BadRow("'channel' must be a small whole number, counted from 0")
-    stem = audio.rsplit(".", 1)[0]
-    default_id = stem if not offset and channel is None else f"{stem}@{offset or 0:g}#{channel or 0}"
-    row_id = _text(fields, "id") or default_id
+    start = samples_from_seconds(offset or 0.0)
+    place = f"@{start}" if start else ""
+    row_id = _text(fields, "id") or audio + place + ("" if channel is None else f"#{channel}")
     return Utterance(
         key=record_key(row_id),
         id=row_id,
@@ -235,7 +254,7 @@ def _utterance(fields: dict[str, Any], index: int, base: str) -> Utterance:
         text=_text(fields, "text"),
         recording=_text(fields, "recording"),
         index=index,
-        offset=samples_from_seconds(offset or 0.0),
+        offset=start,
         length=None if duration is None else samples_from_seconds(duration),
         channel=channel,
         speaker=_text(fields, "speaker"),
@@ -264,8 +283,10 @@ def _seconds(fields: dict[str, Any], name: str) -> float | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise BadRow(f"'{name}' must be a number of seconds")
+    if isinstance(value, int) and abs(value) > MAX_SECONDS:  # it may be too large for a float
+        raise BadRow(f"'{name}' must lie between 0 and {MAX_SECONDS:.0f} seconds")
     if not 0 <= value <= MAX_SECONDS:
         raise BadRow(f"'{name}' must lie between 0 and {MAX_SECONDS:.0f} seconds, got {value:g}")
     return float(value)

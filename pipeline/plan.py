@@ -4,6 +4,7 @@ Deterministic and independent of engine and worker count. Consecutive rows, a re
 `hours_per_shard` of audio each. `splits.parquet` has one row group per split, so that a worker reads its own rows only.
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +19,12 @@ import pyarrow.parquet as pq
 
 from pipeline.manifest import ManifestError, locate
 from pipeline.storage import join, publish_bytes, publish_json, read_json
-from schemas.canonical import sha256_hex
+from schemas.canonical import canonical_json
 from schemas.clock import SAMPLE_RATE, Samples
 from schemas.records import Utterance
 from schemas.rejects import Reason, Reject
 from schemas.tables import ROWS
+from stages.audio_files import header_seconds
 
 FORMAT = "interloom-plan/1"
 AUTO_SPLITS = 16
@@ -76,13 +78,7 @@ def seconds_of(rows: Sequence[Row], *, probe_threads: int = 8) -> list[float]:
 def _probe_seconds(location: str) -> float:
     if "://" in location or not os.path.isfile(location):
         return 0.0
-    import soundfile
-
-    try:
-        info = soundfile.info(location)
-    except soundfile.SoundFileError:
-        return 0.0
-    return info.frames / info.samplerate if info.samplerate else 0.0
+    return header_seconds(location)
 
 
 def target_seconds(total: float, hours_per_shard: float | str) -> float:
@@ -148,7 +144,7 @@ def write_plan(root: str, base: str, rows: Sequence[Row], hours_per_shard: float
     plan = Plan(
         root=root,
         base=base,
-        fingerprint=sha256_hex(data)[:16],
+        fingerprint=_fingerprint(rows, splits),
         sizes=tuple(round(sum(seconds[i] for i in indices), 3) for indices in members),
         inputs=tuple(len(indices) for indices in members),
     )
@@ -156,6 +152,14 @@ def write_plan(root: str, base: str, rows: Sequence[Row], hours_per_shard: float
     info = {"base": base, "fingerprint": plan.fingerprint, "format": FORMAT, "inputs": plan.inputs, "sizes": plan.sizes}
     publish_json(info, join(root, "plan.json"))
     return plan
+
+
+def _fingerprint(rows: Sequence[Row], splits: Sequence[int]) -> str:
+    """Hash what the rows say and how they are cut, not how Parquet stores it."""
+    found = hashlib.sha256()
+    for row, split in zip(rows, splits, strict=True):
+        found.update(canonical_json(_to_row(row, split)).encode())
+    return found.hexdigest()[:16]
 
 
 def read_plan(root: str) -> Plan | None:

@@ -13,6 +13,7 @@ from schemas.recipe import Recipe
 
 PACKAGE = "jobs.recipes"
 MAX_BYTES = 1_000_000
+READING_SECTIONS = ("sequence", "train")
 
 
 class RecipeError(ValueError):
@@ -34,13 +35,30 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: in one line.
     """
     values = _read(name_or_path)
+    values.setdefault("name", Path(name_or_path).stem)
+    return recipe_from(values, name_or_path, overrides)
+
+
+def recipe_from(values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a validated recipe from plain values; `where` is named in errors."""
     for override in overrides:
         _apply(values, override)
-    values.setdefault("name", Path(name_or_path).stem)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{name_or_path}: {_explain(error)}") from None
+        raise RecipeError(f"{where}: {_explain(error)}") from None
+
+
+def reading_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a dataset's recipe with overrides of what is decided at reading time.
+
+    Raises:
+        RecipeError: if an override is of a section that was decided when the dataset was built.
+    """
+    for override in overrides:
+        if override.split(".")[0] not in READING_SECTIONS:
+            raise RecipeError(f"--set {override}: only {' and '.join(READING_SECTIONS)} can be set for a built dataset")
+    return recipe_from(recipe.model_dump(mode="json"), "--set", overrides)
 
 
 def _read(name_or_path: str) -> dict[str, Any]:
@@ -55,10 +73,17 @@ def _read(name_or_path: str) -> dict[str, Any]:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"{path}: larger than {MAX_BYTES} bytes, this is no recipe")
         text = path.read_text(encoding="utf-8", errors="replace")
+    return parse_recipe(text, name_or_path)
+
+
+def parse_recipe(text: str, name_or_path: str) -> dict[str, Any]:
+    """Return the plain values of a recipe's YAML."""
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{name_or_path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise RecipeError(f"{name_or_path}: nested too deeply for a recipe") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -72,7 +97,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: write it as section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {override}: the value is not valid YAML") from None
     *sections, last = path.split(".")
     for section in sections:

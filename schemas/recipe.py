@@ -4,18 +4,20 @@ Batch sizes, devices, workers and time limits are not here: they belong to the r
 change one byte of the output.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Clusters = Annotated[int, Field(ge=2, le=65_536)]
+"""Sizes of codebooks; ids are stored as uint16."""
 
 
 class Section(BaseModel):
-    """Frozen, strict about keys."""
+    """Frozen, strict about keys; numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PlanSection(Section):
@@ -33,6 +35,12 @@ class DecodeSection(Section):
     silence_dbfs: float = -60.0
     """A clip whose loudest 20 ms lies below this level is silent."""
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not 0 < self.min_seconds < self.max_seconds:
+            raise ValueError(f"need 0 < min_seconds < max_seconds, got {self.min_seconds} and {self.max_seconds}")
+        return self
+
 
 class NormaliseSection(Section):
     language: Literal["en"] = "en"
@@ -40,9 +48,9 @@ class NormaliseSection(Section):
 
 class PocketsphinxSection(Section):
     backend: Literal["pocketsphinx"] = "pocketsphinx"
-    full_search_seconds: float = 60.0
+    full_search_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Longest clip on which the unpruned search may be tried; its memory is quadratic."""
-    max_words_per_second: float = 12.0
+    max_words_per_second: Annotated[float, Field(gt=0)] = 12.0
 
 
 class QcSection(Section):
@@ -59,29 +67,30 @@ class QcSection(Section):
 
 class MfccKmeansSection(Section):
     backend: Literal["mfcc-kmeans"] = "mfcc-kmeans"
-    clusters: Positive = 100
+    clusters: Clusters = 100
 
 
 class FcpeSection(Section):
     backend: Literal["fcpe"] = "fcpe"
     threshold: Probability = 0.05
-    min_hz: float = 50.0
-    max_hz: float = 1100.0
+    min_hz: Annotated[float, Field(gt=0)] = 50.0
+    max_hz: Annotated[float, Field(gt=0)] = 1100.0
 
 
 class F0CodebookSection(Section):
     backend: Literal["f0-codebook"] = "f0-codebook"
-    clusters: Positive = 64
+    clusters: Clusters = 64
 
 
 class ProsodyKmeansSection(Section):
     backend: Literal["prosody-kmeans"] = "prosody-kmeans"
-    clusters: Positive = 16
+    clusters: Clusters = 16
 
 
 class SentencePieceSection(Section):
     backend: Literal["sentencepiece"] = "sentencepiece"
-    vocab_size: Positive = 500
+    vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 500
+    """At least the 256 bytes that spell what no piece covers, and some pieces."""
 
 
 class FitSection(Section):
@@ -106,6 +115,13 @@ class SpiritLmPolicy(Section):
     """Modality of a document's first span; the paper does not state it."""
     remainder: Literal["keep", "merge"] = "keep"
     """A last span shorter than its minimum: kept short, or merged into the span before it."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for name, (least, most) in (("text_words", self.text_words), ("speech_words", self.speech_words)):
+            if least > most:
+                raise ValueError(f"{name} is [least, most], got [{least}, {most}]")
+        return self
 
 
 class SequenceSection(Section):

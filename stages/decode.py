@@ -4,16 +4,14 @@ soundfile reads first and PyAV what it cannot open; the resampler is soxr in its
 of the utterance are decoded where the format can seek. Cost: about 0.003 CPU seconds per second of audio.
 """
 
-import io
-import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from schemas.clock import SAMPLE_RATE, samples_at_rate
+from schemas.clock import SAMPLE_RATE
 from schemas.records import Clip, Utterance
 from schemas.rejects import Reason, Reject
+from stages.audio_files import AudioProblem, Window, read_window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,12 +19,7 @@ if TYPE_CHECKING:
 
 FULL_SCALE = 0.9995
 """Samples at or above this magnitude count as clipped: one step below full scale in 12 bits."""
-LENGTH_TOLERANCE_SECONDS = 0.1
-"""How far a manifest's duration may reach past the end of the file; durations are often rounded."""
 SILENCE_WINDOW = 320
-EXACT_SEEK = frozenset({"AIFF", "AU", "CAF", "FLAC", "NIST", "RF64", "W64", "WAV", "WAVEX"})
-"""Containers whose seek gives the very samples of a pass from the start. In others (an MP3 frame leans on the frames
-before it) we decode from the start and drop, which costs a pass over the file for each of its utterances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,23 +54,6 @@ class DecodeConfig:
         av.logging.set_level(None)
         del numpy, soundfile, soxr  # loaded here so that the first record does not pay for it
         return Decoder(self, read_window)
-
-
-class AudioProblem(Exception):
-    """What is wrong with one utterance's audio; becomes a reject."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Window:
-    """Decoded samples: float32, shape (num_frames, num_channels), at the file's own rate in Hz."""
-
-    samples: "npt.NDArray[np.float32]"
-    rate: int
 
 
 class Decoder:
@@ -152,103 +128,3 @@ def loudest_dbfs(pcm: "npt.NDArray[np.int16]") -> float:
     padded[: len(pcm)] = pcm / 32768.0
     power = float(np.square(padded).reshape(-1, SILENCE_WINDOW).mean(axis=1).max(initial=0.0))
     return float(10 * np.log10(max(power, 1e-12)))
-
-
-def read_window(utterance: Utterance, max_seconds: float) -> Window:
-    """Decode the utterance's part of its file.
-
-    Raises:
-        AudioProblem: for anything wrong with the file.
-    """
-    import soundfile
-
-    source = open_source(utterance.location)
-    try:
-        with soundfile.SoundFile(source) as file:
-            return _read_soundfile(file, utterance, max_seconds)
-    except soundfile.SoundFileError:
-        if isinstance(source, io.BytesIO):
-            source.seek(0)
-        return _read_av(source, utterance, max_seconds)
-
-
-def open_source(location: str) -> str | io.BytesIO:
-    """Return a local path that is a regular file, or the bytes behind a URL."""
-    if "://" in location:
-        import fsspec
-
-        try:
-            with fsspec.open(location, "rb") as remote:
-                return io.BytesIO(remote.read())
-        except FileNotFoundError:
-            raise AudioProblem(Reason.MISSING_AUDIO, "no such object") from None
-    try:
-        found = os.stat(location)
-    except (OSError, ValueError):
-        raise AudioProblem(Reason.MISSING_AUDIO, "no such file") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, "not a regular file")
-    if found.st_size == 0:
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, "the file is empty")
-    if not os.access(location, os.R_OK):
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it")
-    return location
-
-
-def _bounds(utterance: Utterance, rate: int, frames: int, max_seconds: float) -> tuple[int, int]:
-    """Return first frame and number of frames of the utterance at the file's rate, checked against its length."""
-    start = samples_at_rate(utterance.offset, rate)
-    if frames == 0:
-        raise AudioProblem(Reason.EMPTY_AUDIO, "the file holds no samples")
-    if start >= frames:
-        raise AudioProblem(Reason.EMPTY_AUDIO, f"offset {start / rate:.2f} s, the file ends at {frames / rate:.2f} s")
-    count = frames - start if utterance.length is None else samples_at_rate(utterance.length, rate)
-    if count > max_seconds * rate:
-        raise AudioProblem(Reason.TOO_LONG, f"{count / rate:.1f} s, the recipe allows {max_seconds:g} s")
-    if start + count > frames + LENGTH_TOLERANCE_SECONDS * rate:
-        missing = (start + count - frames) / rate
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, f"the file ends {missing:.2f} s before the utterance does")
-    return start, min(count, frames - start)
-
-
-def _read_soundfile(file: Any, utterance: Utterance, max_seconds: float) -> Window:
-    if file.frames < 0 or not file.seekable():
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, "its length cannot be determined")
-    start, count = _bounds(utterance, file.samplerate, file.frames, max_seconds)
-    skip = 0 if file.format in EXACT_SEEK else start
-    file.seek(start - skip)
-    samples = file.read(skip + count, dtype="float32", always_2d=True)[skip:]
-    if len(samples) < count:
-        raise AudioProblem(
-            Reason.UNREADABLE_AUDIO, f"breaks off after {(start + len(samples)) / file.samplerate:.2f} s"
-        )
-    return Window(samples=samples, rate=file.samplerate)
-
-
-def _read_av(source: str | io.BytesIO, utterance: Utterance, max_seconds: float) -> Window:
-    import av
-    import numpy as np
-
-    unreadable = AudioProblem(Reason.UNREADABLE_AUDIO, "no decoder can read it")
-    blocks: list[npt.NDArray[np.float32]] = []
-    rate = 0
-    try:
-        with av.open(source, mode="r", metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise unreadable
-            resampler = av.AudioResampler(format="fltp")
-            limit = utterance.offset / SAMPLE_RATE + max_seconds + 1.0
-            length = 0
-            for frame in container.decode(container.streams.audio[0]):
-                rate = frame.sample_rate
-                blocks += [part.to_ndarray().T for part in resampler.resample(frame)]
-                length += frame.samples
-                if length > limit * rate:
-                    break
-    except (av.error.FFmpegError, ValueError):
-        raise unreadable from None
-    if not blocks:
-        raise AudioProblem(Reason.EMPTY_AUDIO, "the file holds no samples")
-    samples = np.concatenate(blocks).astype(np.float32)
-    start, count = _bounds(utterance, rate, len(samples), max_seconds)
-    return Window(samples=samples[start : start + count], rate=rate)

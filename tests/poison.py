@@ -61,13 +61,19 @@ class Poison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinesConfig:
-    """A sink that writes a line per outcome."""
+    """A sink that writes a line per outcome, and may die when it is done with all of them."""
+
+    dies_on: int = -1
+    slow_seconds: float = 0.0
 
     def setup(self) -> "Lines":
-        return Lines()
+        return Lines(self)
 
 
 class Lines:
+    def __init__(self, config: LinesConfig) -> None:
+        self._config = config
+
     def write(self, split: int, outcomes: Iterable[Any], folder: Path) -> dict[str, Any]:
         lines, rejects = [], 0
         for outcome in outcomes:
@@ -77,6 +83,9 @@ class Lines:
             else:
                 lines.append(f"+ {outcome.key}\n")
         (folder / f"lines-{split:06d}.txt").write_text("".join(lines))
+        time.sleep(self._config.slow_seconds)
+        if split == self._config.dies_on:
+            os.kill(os.getpid(), signal.SIGKILL)
         return {"inputs": len(lines), "records": len(lines) - rejects, "rejects": rejects, "reasons": {}}
 
 

@@ -39,11 +39,17 @@ def run(request: EngineRequest) -> None:
 
 
 def parse_options(options: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="interloom ... --engine ray --", add_help=False)
+    parser = argparse.ArgumentParser(prog="interloom ... --engine ray --", add_help=False, exit_on_error=False)
     parser.add_argument("--address", default="local")
     parser.add_argument("--num-cpus", type=float, default=1.0)
     parser.add_argument("--num-gpus", type=float, default=0.0)
-    return parser.parse_args(list(options))
+    try:
+        known, unknown = parser.parse_known_args(list(options))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"option for Ray: {error}") from None
+    if unknown:
+        raise ValueError(f"Ray's engine knows --address, --num-cpus and --num-gpus, not {' '.join(unknown)}")
+    return known
 
 
 def init_arguments(options: argparse.Namespace, workers: int, scratch: str) -> dict[str, Any]:

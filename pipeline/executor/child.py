@@ -66,8 +66,8 @@ class SplitRun:
             facts = self._sink.write(split, self._outcomes(rows), folder)
             self._check(rows, facts)
             record = commit(job.root, split, job.fingerprint, folder, facts)
-            self._journal.enter([])
         except Exception as error:  # whatever a stage's record could cause was caught by the guard
+            self._journal.enter([])
             shutil.rmtree(folder, ignore_errors=True)
             return Failed(error=f"split {split}: {type(error).__name__}: {error}")
         spent = time.process_time() - before
@@ -111,6 +111,7 @@ class SplitRun:
             items = run_stage(stage, name, items, self._notice)
             self._seconds[name] += time.process_time() - before
             self._audio_samples += sum(len(item.pcm) for item in items if isinstance(item, Clip))
+        self._journal.enter([])  # what follows, the sink and the commit, is no record's doing
         return items
 
     def _notice(self, keys: Any) -> None:

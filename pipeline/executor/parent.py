@@ -93,7 +93,8 @@ class SplitExecutor:
             return self._connection
         self._stop()
         self._journal.unlink(missing_ok=True)
-        with open(self._log, "wb") as log:
+        self._log.unlink(missing_ok=True)
+        with open(self._log, "ab") as log:
             self._child, ours = spawn("pipeline.executor.child", str(self._journal), log=log)
         self._connection = ours
         try:
@@ -127,7 +128,7 @@ class SplitExecutor:
                 if split is not None and now - beat > 1.0:
                     beat = now
                     heartbeat(self._job.root, split)
-            allowed = limits.setup_seconds if split is None else limits.record_seconds * max(1, len(seen.keys))
+            allowed = limits.record_seconds * len(seen.keys) or limits.setup_seconds
             if now - since > allowed:
                 raise ChildDied(f"no progress for {allowed:g} s")
             if rss_bytes(child.pid) > limits.max_rss_bytes:

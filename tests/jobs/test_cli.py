@@ -1,11 +1,13 @@
 """The command line: help with examples, one clear line for each mistake, exit codes."""
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from jobs.cli import main
+from tests.audit_builders import hostile_dataset
 
 COMMANDS = sorted(main.commands)
 
@@ -43,7 +45,21 @@ def manifest(folder: Path, text: str = '{"audio_filepath": "a.wav", "text": "hel
         (("validate", "O"), "dataset.json"),
         (("inspect", "O"), "dataset.json"),
         (("status", "O"), "no plan"),
-        (("build", "--out", "O"), "recipe.yaml"),
+        (("build", "--out", "O"), "no plan"),
+        (("bake", "O", "--out", "B"), "dataset.json"),
+        (("train", "O", "--out", "B"), "dataset.json"),
+        (("plan", "embedded", "--manifest", "M", "--out", "M"), "is a file"),
+        (("plan", "embedded", "--manifest", "M", "--out", "a::b"), "'::'"),
+        (("run", "embedded", "--manifest", "M", "--out", "O", "--", "--foo"), "takes no options"),
+        (("run", "embedded", "--manifest", "M", "--out", "O", "--engine", "ray", "--", "--foo"), "--foo"),
+        (("run", "embedded", "--manifest", "M", "--out", "O", "--set", "qc.min_score_all=-.inf"), "min_score_all"),
+        (("run", "embedded", "--manifest", "M", "--out", "O", "--set", "decode.min_seconds=500"), "min_seconds"),
+        (
+            ("run", "embedded", "--manifest", "M", "--out", "O", "--set", "sequence.policy.text_words=[30, 10]"),
+            "text_words",
+        ),
+        (("run", "embedded", "--manifest", "M", "--out", "O", "--set", "units.clusters=100000"), "units.clusters"),
+        (("run", "embedded", "--manifest", "M", "--out", "O", "--set", "name=2024-13-45"), "--set"),
         (("recipe", "examples/broken/unknown_key.yaml"), "clusters"),
     ],
 )
@@ -83,3 +99,32 @@ def test_another_manifest_may_not_reuse_a_folder(tmp_path: Path) -> None:
 def test_the_recipe_prints_its_defaults_and_its_schema() -> None:
     assert "clusters: 100" in invoke("recipe", "embedded").output
     assert '"additionalProperties": false' in invoke("recipe", "embedded", "--schema").output
+
+
+def test_a_refused_recipe_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    invoke("plan", "embedded", "--manifest", manifest(tmp_path), "--out", str(out))
+    before = (out / "recipe.yaml").read_bytes()
+    fingerprint = {"artifacts": {}, "fingerprint": "another", "format": "interloom-artifacts/1"}
+    (out / "artifacts").mkdir()
+    (out / "artifacts" / "artifacts.json").write_text(json.dumps(fingerprint))
+    result = invoke("plan", "demo", "--manifest", manifest(tmp_path), "--out", str(out))
+    assert result.exit_code == 2
+    assert "other settings" in result.stderr
+    assert (out / "recipe.yaml").read_bytes() == before
+
+
+def test_a_built_dataset_takes_overrides_of_reading_time_only(tmp_path: Path) -> None:
+    hostile_dataset(tmp_path)
+    result = invoke("bake", str(tmp_path), "--out", str(tmp_path / "b"), "--set", "units.clusters=3")
+    assert result.exit_code == 2
+    assert "only sequence and train" in result.stderr
+
+
+def test_a_bake_does_not_mix_with_another(tmp_path: Path) -> None:
+    hostile_dataset(tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "baked.json").write_text("{}")
+    result = invoke("bake", str(tmp_path), "--out", str(tmp_path / "b"))
+    assert result.exit_code == 2
+    assert "another --out" in result.stderr

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,12 @@ def test_a_stage_that_cannot_be_set_up_fails_the_run_with_its_reason(tmp_path: P
     job, plan = job_for(tmp_path, BrokenConfig())  # type: ignore[arg-type]
     with pytest.raises(RunFailed, match="no such model"):
         drive(job, plan, LOCAL, quiet)
+
+
+def test_a_sink_that_is_slow_or_dies_blames_no_record(tmp_path: Path) -> None:
+    job, plan = job_for(tmp_path, PoisonConfig())
+    dying = replace(job, sink=LinesConfig(dies_on=1, slow_seconds=1.5))  # longer than a record may take
+    with pytest.raises(RunFailed, match="outside any record"):
+        drive(dying, plan, LOCAL, quiet)
+    records = drive(job, plan, LOCAL, quiet)
+    assert sum(record["records"] for record in records.values()) == 24

@@ -101,11 +101,27 @@ def test_unnamed_recordings_are_runs_of_rows_of_one_file(tmp_path: Path) -> None
 def test_csv_and_tsv_give_the_rows_of_jsonl(tmp_path: Path) -> None:
     row = {"audio_filepath": "a.wav", "text": "hello, you", "id": "1", "offset": 1.5, "duration": 2.0, "channel": 1}
     want = list(read_manifest(write(tmp_path, row)))
-    for separator, name in ((",", "m.csv"), ("\t", "m.tsv")):
-        (tmp_path / name).write_text(
-            separator.join(row) + "\n" + separator.join(f'"{value}"' for value in row.values()) + "\n"
-        )
+    quoted = [f'"{value}"' for value in row.values()]
+    for separator, name, values in ((",", "m.csv", quoted), ("\t", "m.tsv", map(str, row.values()))):
+        text = separator.join(row) + "\n" + separator.join(values) + "\n"
+        (tmp_path / name).write_text("\ufeff" + text, encoding="utf-8")  # as spreadsheets write it
         assert list(read_manifest(str(tmp_path / name))) == want
+
+
+def test_quotes_in_a_table_swallow_no_row(tmp_path: Path) -> None:
+    rows = ["audio_filepath,text", 'a.wav,"Hello, he said', "b.wav,two", "c.wav,three"]
+    (tmp_path / "m.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(ManifestError, match="quote"):
+        list(read_manifest(str(tmp_path / "m.csv")))
+    (tmp_path / "m.tsv").write_text("\n".join(rows).replace(",", "\t", 1).replace("wav,", "wav\t") + "\n")
+    found = [row.text for row in read_manifest(str(tmp_path / "m.tsv")) if isinstance(row, Utterance)]
+    assert found == ['"Hello, he said', "two", "three"]
+
+
+def test_a_field_may_be_long(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"audio_filepath,text\na.wav,{'word ' * 40_000}\n")
+    (row,) = read_manifest(str(tmp_path / "m.csv"))
+    assert len(row.text) == 200_000  # type: ignore[union-attr]
 
 
 def test_a_librispeech_tree_is_a_manifest(tmp_path: Path) -> None:
@@ -131,3 +147,34 @@ def test_a_table_without_the_needed_columns_says_which(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,text\nx,y\n")
     with pytest.raises(ManifestError, match="audio_filepath"):
         list(read_manifest(str(tmp_path / "m.csv")))
+
+
+def test_default_ids_keep_apart_what_differs(tmp_path: Path) -> None:
+    rows = [
+        {"audio_filepath": "a.wav", "text": "x"},
+        {"audio_filepath": "a.flac", "text": "x"},
+        {"audio_filepath": "v1.0/b", "text": "x"},
+        {"audio_filepath": "v1.1/b", "text": "x"},
+        {"audio_filepath": "c.wav", "text": "x", "offset": 12345.01},
+        {"audio_filepath": "c.wav", "text": "x", "offset": 12345.05},
+        {"audio_filepath": "c.wav", "text": "x", "offset": 12345.05, "channel": 1},
+    ]
+    assert all(isinstance(row, Utterance) for row in read_manifest(write(tmp_path, *rows)))
+
+
+def test_the_key_of_a_rejected_row_is_no_record_key(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": name} for name in ("a-row2", "a", "a", "a-2", "a_2")]
+    keys = [row.key for row in read_manifest(write(tmp_path, *rows))]
+    assert len(set(keys)) == len(keys)
+    assert not SAFE_ID.fullmatch(keys[2])
+
+
+def test_only_line_ends_divide_a_transcript(tmp_path: Path) -> None:
+    (tmp_path / "1-1.trans.txt").write_text("1-1-0 one\u2028two\x85three\n1-1-1 four\n", encoding="utf-8")
+    assert [row.id for row in read_manifest(str(tmp_path))] == ["1-1-0", "1-1-1"]
+
+
+def test_numbers_too_large_for_a_float_are_bad_rows(tmp_path: Path) -> None:
+    huge = '{"audio_filepath": "a.wav", "text": "x", "offset": ' + "9" * 400 + "}"
+    _, bad = read_manifest(write(tmp_path, GOOD, huge))
+    assert isinstance(bad, Reject)

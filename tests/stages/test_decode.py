@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from schemas.clock import Samples
 from schemas.records import Clip, Utterance
 from schemas.rejects import Reason, Reject
+from stages.audio_files import header_seconds
 from stages.decode import DecodeConfig, to_pcm
 
 DECODE = DecodeConfig().setup()
@@ -97,11 +98,10 @@ def test_a_window_of_an_mp3_is_a_slice_of_the_whole(tmp_path: Path) -> None:
     assert np.array_equal(part, whole[20_011:28_011])
 
 
-@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("matroska", "aac")])
-def test_pyav_reads_what_soundfile_cannot(tmp_path: Path, container: str, codec: str) -> None:
+def encode_with_av(path: Path, container: str, codec: str) -> None:
+    """Write a second of a stereo tone at 44.1 kHz."""
     import av
 
-    path = tmp_path / "a.bin"
     with av.open(str(path), "w", format=container) as out:
         stream = out.add_stream(codec, rate=44_100, layout="stereo")
         samples = np.repeat(tone(1.0, 44_100)[None].astype(np.float32), 2, axis=0)
@@ -109,9 +109,53 @@ def test_pyav_reads_what_soundfile_cannot(tmp_path: Path, container: str, codec:
         frame.sample_rate, frame.pts, frame.time_base = 44_100, 0, Fraction(1, 44_100)
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             out.mux(packet)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("matroska", "aac")])
+def test_pyav_reads_what_soundfile_cannot(tmp_path: Path, container: str, codec: str) -> None:
+    path = tmp_path / "a.bin"
+    encode_with_av(path, container, codec)
     found = clip(path)
     assert (found.source_rate, found.source_channels) == (44_100, 2)
     assert abs(found.num_samples - 16_000) < 1_600
+    part = clip(path, offset=Samples(4_000), length=Samples(8_000))
+    assert np.abs(part.pcm[200:-200].astype(int) - found.pcm[4_200:11_800]).max() < 500
+
+
+def streamed_flac(path: Path, seconds: float) -> np.ndarray:
+    """A FLAC whose header does not state its length, as encoders write into a pipe."""
+    pcm = np.random.default_rng(3).integers(-9_000, 9_000, int(seconds * 16_000)).astype(np.int16)
+    soundfile.write(path, pcm, 16_000)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = b"\0\0\0\0"
+    path.write_bytes(bytes(data))
+    return pcm
+
+
+def test_a_flac_of_unstated_length_is_read_and_bounded(tmp_path: Path) -> None:
+    pcm = streamed_flac(tmp_path / "s.flac", 3.0)
+    assert header_seconds(str(tmp_path / "s.flac")) < 100
+    assert np.array_equal(clip(tmp_path / "s.flac").pcm, pcm)
+    part = clip(tmp_path / "s.flac", offset=Samples(16_000), length=Samples(8_000))
+    assert np.array_equal(part.pcm, pcm[16_000:24_000])
+    streamed_flac(tmp_path / "l.flac", 130.0)
+    assert reason(tmp_path / "l.flac") is Reason.TOO_LONG
+
+
+def test_headers_state_lengths_that_pyav_must_read(tmp_path: Path) -> None:
+    encode_with_av(tmp_path / "a.m4a", "mp4", "aac")
+    assert header_seconds(str(tmp_path / "a.m4a")) == pytest.approx(1.0, abs=0.1)
+    for name in ("x.raw", "x.txt"):
+        (tmp_path / name).write_bytes(b"no audio at all")
+        assert header_seconds(str(tmp_path / name)) == 0.0
+    assert reason(tmp_path / "x.raw") is Reason.UNREADABLE_AUDIO
+
+
+def test_a_playlist_cannot_read_another_file(tmp_path: Path) -> None:
+    encode_with_av(tmp_path / "secret.m4a", "mp4", "aac")
+    (tmp_path / "list.wav").write_text("ffconcat version 1.0\nfile secret.m4a\n")
+    assert reason(tmp_path / "list.wav") is Reason.UNREADABLE_AUDIO
 
 
 def test_faults_of_a_file_are_told_apart(tmp_path: Path) -> None:
