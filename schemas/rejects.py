@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
+
+from schemas.records import Utterance
 
 
 class Reason(StrEnum):
@@ -59,3 +62,10 @@ class Reject:
     stage: str
     reason: Reason
     detail: str
+
+    @classmethod
+    def of(cls, utterance: Utterance, stage: str, reason: Reason, detail: str) -> Self:
+        """Reject an utterance; the detail is prefixed with the name of its file."""
+        return cls(
+            key=utterance.key, id=utterance.id, stage=stage, reason=reason, detail=f"{utterance.audio}: {detail}"
+        )

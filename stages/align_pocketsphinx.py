@@ -98,14 +98,7 @@ class PocketsphinxAligner:
         return self._full.run(pcm, words)
 
     def _reject(self, item: Spoken, reason: Reason, detail: str) -> Reject:
-        utterance = item.clip.utterance
-        return Reject(
-            key=utterance.key,
-            id=utterance.id,
-            stage=self._config.name,
-            reason=reason,
-            detail=f"{utterance.audio}: {detail}",
-        )
+        return Reject.of(item.clip.utterance, self._config.name, reason, detail)
 
 
 def _mean_score(segments: Sequence[Segment]) -> float:

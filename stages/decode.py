@@ -71,13 +71,7 @@ class Decoder:
             window = self._read(utterance, self._config.max_seconds)
             return self._clip(utterance, window)
         except AudioProblem as problem:
-            return Reject(
-                key=utterance.key,
-                id=utterance.id,
-                stage=self._config.name,
-                reason=problem.reason,
-                detail=f"{utterance.audio}: {problem.detail}",
-            )
+            return Reject.of(utterance, self._config.name, problem.reason, problem.detail)
 
     def _clip(self, utterance: Utterance, window: Window) -> Clip:
         import numpy as np

@@ -69,11 +69,4 @@ class Normaliser:
         return Spoken(clip=clip, tokens=tokens)
 
     def _reject(self, clip: Clip, reason: Reason, detail: str) -> Reject:
-        utterance = clip.utterance
-        return Reject(
-            key=utterance.key,
-            id=utterance.id,
-            stage=self._config.name,
-            reason=reason,
-            detail=f"{utterance.audio}: {detail}",
-        )
+        return Reject.of(clip.utterance, self._config.name, reason, detail)

@@ -73,14 +73,7 @@ class Qc:
         return word.score is not None and not word.score >= self._config.doubtful_score
 
     def _reject(self, aligned: Aligned, reason: Reason, detail: str) -> Reject:
-        utterance = aligned.clip.utterance
-        return Reject(
-            key=utterance.key,
-            id=utterance.id,
-            stage=self._config.name,
-            reason=reason,
-            detail=f"{utterance.audio}: {detail}",
-        )
+        return Reject.of(aligned.clip.utterance, self._config.name, reason, detail)
 
 
 def _is_sayable(word: Word) -> bool:

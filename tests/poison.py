@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline.job import Job, Limits
+from pipeline.plan import Plan, write_plan
 from schemas.records import Utterance
 from schemas.rejects import Reject
 
@@ -115,3 +117,26 @@ class BrokenConfig:
 
     def setup(self) -> Poison:
         raise FileNotFoundError("no such model")
+
+
+def job_for(
+    root: Path,
+    poison: Any,
+    *,
+    batch: int = 4,
+    record_seconds: float = 1.0,
+    max_rss_bytes: int = 2**32,
+) -> tuple[Job, Plan]:
+    """Plan 24 utterances into 6 splits and return a job of the poison stage and the line sink over them."""
+    plan = write_plan(str(root / "plan"), "/nowhere", utterances(24), 40 / 3600)
+    limits = Limits(record_seconds=record_seconds, strikes=2, batch_records=batch, max_rss_bytes=max_rss_bytes)
+    job = Job(
+        root=str(root),
+        rows_path=plan.rows_path,
+        base=plan.base,
+        fingerprint="test",
+        steps=(poison,),
+        sink=LinesConfig(),
+        limits=limits,
+    )
+    return job, plan

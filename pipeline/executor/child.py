@@ -121,5 +121,5 @@ class SplitRun:
         strikes = self._request.crashed.get(row.key)
         if strikes is None or isinstance(row, Reject):
             return row
-        detail = f"{row.audio}: killed, hung or starved its worker {strikes} times"
-        return Reject(key=row.key, id=row.id, stage="executor", reason=Reason.CRASHED, detail=detail)
+        detail = f"killed, hung or starved its worker {strikes} times"
+        return Reject.of(row, "executor", Reason.CRASHED, detail)

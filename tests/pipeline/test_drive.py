@@ -13,27 +13,10 @@ import pytest
 from pipeline.commit import CommitConflict, commit, commit_path, scratch_folder, valid_commits
 from pipeline.drive import EngineSettings, FolderInUse, RunFailed, drive
 from pipeline.executor.strikes import Strikes
-from pipeline.job import Job, Limits
-from pipeline.plan import Plan, write_plan
 from pipeline.storage import publish_json, read_json
-from tests.poison import LinesConfig, PoisonConfig, utterances
+from tests.poison import LinesConfig, PoisonConfig, job_for
 
 LOCAL = EngineSettings(engine="local", workers=2, stall_seconds=60)
-
-
-def job_for(root: Path, poison: PoisonConfig, *, strikes: int = 2, batch: int = 4) -> tuple[Job, Plan]:
-    plan = write_plan(str(root / "plan"), "/nowhere", utterances(24), 40 / 3600)
-    limits = Limits(record_seconds=1.0, strikes=strikes, batch_records=batch)
-    job = Job(
-        root=str(root),
-        rows_path=plan.rows_path,
-        base=plan.base,
-        fingerprint="test",
-        steps=(poison,),
-        sink=LinesConfig(),
-        limits=limits,
-    )
-    return job, plan
 
 
 def quiet(*_: object) -> None:
@@ -95,8 +78,8 @@ def test_a_driver_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path
     drive(job, plan, LOCAL, quiet)
     root = tmp_path / "storm"
     code = (
-        "import sys; from pathlib import Path; from tests.poison import PoisonConfig;"
-        "from tests.pipeline.test_drive import job_for, quiet, LOCAL; from pipeline.drive import drive;"
+        "import sys; from pathlib import Path; from tests.poison import PoisonConfig, job_for;"
+        "from tests.pipeline.test_drive import quiet, LOCAL; from pipeline.drive import drive;"
         "drive(*job_for(Path(sys.argv[1]), PoisonConfig(seconds=0.05)), LOCAL, quiet)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

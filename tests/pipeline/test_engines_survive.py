@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.drive import EngineSettings, drive
-from pipeline.job import Job, Limits
-from pipeline.plan import Plan, write_plan
-from tests.poison import LinesConfig, PoisonConfig, utterances
+from tests.poison import PoisonConfig, job_for
 
 SETTINGS = {
     "local": EngineSettings(engine="local", workers=2, stall_seconds=120),
@@ -22,21 +20,6 @@ SETTINGS = {
     ),
     "ray": EngineSettings(engine="ray", workers=2, stall_seconds=120),
 }
-
-
-def job_for(root: Path, poison: PoisonConfig, *, count: int = 24, record_seconds: float = 2.0) -> tuple[Job, Plan]:
-    plan = write_plan(str(root / "plan"), "/nowhere", utterances(count), 40 / 3600)
-    limits = Limits(record_seconds=record_seconds, strikes=2, batch_records=4, max_rss_bytes=2**30)
-    job = Job(
-        root=str(root),
-        rows_path=plan.rows_path,
-        base=plan.base,
-        fingerprint="test",
-        steps=(poison,),
-        sink=LinesConfig(),
-        limits=limits,
-    )
-    return job, plan
 
 
 def digest(root: Path) -> str:
@@ -56,7 +39,7 @@ def test_poison_costs_its_records_only_and_the_same_on_every_engine(tmp_path: Pa
     digests = {}
     for name, settings in SETTINGS.items():
         root = tmp_path / name.replace(" ", "-")
-        job, plan = job_for(root, poison)
+        job, plan = job_for(root, poison, record_seconds=2.0, max_rss_bytes=2**30)
         records = drive(job, plan, settings, lambda *_: None)
         assert len(records) == 6
         digests[name] = digest(root)
