@@ -160,11 +160,7 @@ def demo_steps(console: Console, settings: RunSettings) -> int:
     manifest = find_corpus()
     recipe = load_recipe("demo")
     code = whole_run(console, recipe, str(manifest), settings)
-    model = f"{settings.out}/model"
-    if (Path(model) / "summary.json").exists():
-        console.print(f"train: {model} is there already")
-    else:
-        train_step(console, settings.out, model, recipe, None, "auto", recipe.seed, False, False)
+    train_step(console, settings.out, f"{settings.out}/model", recipe, None, "auto", recipe.seed, True, False)
     return code
 
 
