@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from stages.qc import QcConfig
-
 from pipeline.features import FeatureSinkConfig
 from pipeline.shards import ShardSinkConfig
 from schemas.canonical import fingerprint
@@ -19,6 +17,7 @@ from stages.f0_fcpe import FcpeConfig
 from stages.fit_features import FitFeaturesConfig
 from stages.normalise import NormaliseConfig
 from stages.pitch_codebook import PitchCodebookConfig
+from stages.qc import QcConfig
 from stages.style_prosody import ProsodyStyleConfig
 from stages.units_mfcc import MfccUnitsConfig
 
