@@ -36,6 +36,12 @@ def errors() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
     return failed, (BakeExists, PlanError, ValueError, OSError, ImportError)
 
 
+def storage_errors() -> tuple[type[Exception], ...]:
+    """Return what S3's client raises of its own, such as missing credentials, if it was loaded."""
+    loaded = sys.modules.get("botocore.exceptions")
+    return (loaded.BotoCoreError,) if loaded is not None else ()
+
+
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Turn errors into one line and an exit code; INTERLOOM_DEBUG=1 shows the traceback of what is not documented."""
 
@@ -52,6 +58,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             click.echo(f"interloom: {' '.join(str(error).split())}", err=True)
             raise SystemExit(EXIT_USAGE) from None
+        except storage_errors() as error:
+            click.echo(f"interloom: the object store: {' '.join(str(error).split())}", err=True)
+            raise SystemExit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             click.echo("interloom: interrupted; run the same command again to go on where it stopped", err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None

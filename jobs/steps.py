@@ -71,7 +71,9 @@ def whole_run(console: Console, recipe: Recipe, manifest: str, settings: RunSett
 def audit_step(console: Console, dataset: str, report: str | None, examples: int, tables: bool = True) -> None:
     from pipeline.audit import audit, print_tables
 
-    path = Path(report) if report else Path(dataset) / "report.html"
+    if report is None and is_remote(dataset):
+        raise ValueError(f"{dataset} is remote: say where the report goes with --report FILE")
+    path = Path(report or join(dataset, "report.html"))
     summary = audit(dataset, path, examples=examples)
     if tables:
         print_tables(summary, console)
@@ -92,7 +94,7 @@ def train_step(
     from jobs.train import train
 
     summary = train(
-        Path(dataset),
+        dataset,
         Path(out),
         recipe.train,
         recipe.sequence,

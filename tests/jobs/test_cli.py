@@ -47,6 +47,7 @@ def manifest(folder: Path, text: str = '{"audio_filepath": "a.wav", "text": "hel
         (("status", "O"), "no plan"),
         (("build", "--out", "O"), "no plan"),
         (("bake", "O", "--out", "B"), "dataset.json"),
+        (("audit", "memory://nothing"), "--report"),
         (("train", "O", "--out", "B"), "dataset.json"),
         (("plan", "embedded", "--manifest", "M", "--out", "M"), "is a file"),
         (("plan", "embedded", "--manifest", "M", "--out", "a::b"), "'::'"),
