@@ -1,173 +1,24 @@
 """The `interloom` command."""
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from jobs.console import make_console
-from pipeline.drive import EngineSettings, FolderInUse, RunFailed
-from pipeline.engines import ENGINES
+from jobs.options import (
+    command,
+    engine_options,
+    manifest_option,
+    out_option,
+    reading_recipe_of,
+    recipe_argument,
+    rooted,
+    run_settings,
+)
 from pipeline.recipes import load_recipe, recipe_names, recipe_yaml
 from schemas.recipe import Recipe
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-
-
-def errors() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
-    """Return the exceptions that end in exit code 1 and in exit code 2; each message is one clear line.
-
-    The second group takes in what a user's paths, values and missing extras raise (most of our errors are ValueErrors).
-    """
-    from pipeline.bake import BakeExists
-    from pipeline.build import PlanError
-    from pipeline.commit import CommitConflict
-    from pipeline.finish import LedgerError
-    from pipeline.fit import FitError
-    from pipeline.verify import VerifyFailed
-
-    failed = (RunFailed, LedgerError, CommitConflict, FolderInUse, FitError, VerifyFailed)
-    return failed, (BakeExists, PlanError, ValueError, OSError, ImportError)
-
-
-def storage_errors() -> tuple[type[Exception], ...]:
-    """Return what S3's client raises of its own, such as missing credentials, if it was loaded."""
-    loaded = sys.modules.get("botocore.exceptions")
-    return (loaded.BotoCoreError,) if loaded is not None else ()
-
-
-def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn errors into one line and an exit code; INTERLOOM_DEBUG=1 shows the traceback of what is not documented."""
-
-    @wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        failed, usage = errors()
-        try:
-            return function(*args, **kwargs)
-        except failed as error:
-            click.echo(f"interloom: {error}", err=True)
-            raise SystemExit(EXIT_FAILED) from None
-        except usage as error:
-            if os.environ.get("INTERLOOM_DEBUG"):
-                raise
-            click.echo(f"interloom: {' '.join(str(error).split())}", err=True)
-            raise SystemExit(EXIT_USAGE) from None
-        except storage_errors() as error:
-            click.echo(f"interloom: the object store: {' '.join(str(error).split())}", err=True)
-            raise SystemExit(EXIT_FAILED) from None
-        except KeyboardInterrupt:
-            click.echo("interloom: interrupted; run the same command again to go on where it stopped", err=True)
-            raise SystemExit(EXIT_INTERRUPTED) from None
-
-    return wrapped
-
-
-def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Combine click decorators."""
-
-    def apply(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
-def limit(name: str, default: float, text: str) -> Callable[[Any], Any]:
-    """Return an option for a limit of the run."""
-    return click.option(name, type=click.FloatRange(0.1, 1e9), default=default, show_default=True, help=text)
-
-
-recipe_argument = options(
-    click.argument("recipe"),
-    click.option("--set", "overrides", multiple=True, metavar="a.b=c", help="Override a recipe key; may be repeated."),
-)
-manifest_option = click.option(
-    "--manifest", required=True, help="JSON Lines, CSV / TSV with a header, or a LibriSpeech-style folder."
-)
-out_option = click.option("--out", required=True, help="Dataset folder; the same folder again resumes.")
-engine_options = options(
-    click.option("--engine", type=click.Choice(ENGINES), default="local", show_default=True),
-    click.option("--workers", type=click.IntRange(1), default=None, help="Splits at once.  [default: CPU cores]"),
-    click.option(
-        "--stall-seconds",
-        type=click.FloatRange(1.0),
-        default=1800.0,
-        show_default=True,
-        help="Restart an engine that stands still.",
-    ),
-    click.option(
-        "--record-seconds",
-        type=click.FloatRange(0.1),
-        default=120.0,
-        show_default=True,
-        help="Time limit for one record.",
-    ),
-    click.option(
-        "--memory-gb",
-        type=click.FloatRange(0.5, 4096),
-        default=6.0,
-        show_default=True,
-        help="Memory limit of one worker.",
-    ),
-    click.argument("engine_args", nargs=-1, type=click.UNPROCESSED),
-)
-
-
-def run_settings(
-    out: str,
-    engine: Any,
-    workers: int | None,
-    stall_seconds: float,
-    record_seconds: float,
-    memory_gb: float,
-    engine_args: Sequence[str],
-) -> Any:
-    from pipeline.build import RunSettings
-    from pipeline.job import Limits
-
-    if engine == "ray":
-        from pipeline.engines.on_ray import parse_options
-
-        parse_options(engine_args)  # a mistake shows at once, not in the engine's log
-    chosen = EngineSettings(
-        engine=engine,
-        workers=workers or os.cpu_count() or 1,
-        options=tuple(engine_args),
-        stall_seconds=stall_seconds,
-    )
-    limits = Limits(record_seconds=record_seconds, max_rss_bytes=int(memory_gb * 2**30))
-    return RunSettings(out=rooted(out), engine=chosen, limits=limits)
-
-
-def rooted(path: str) -> str:
-    """Return an absolute local path, or the URL of an object store.
-
-    Raises:
-        ValueError: for a chained URL, or a path that is a file.
-    """
-    path = path.removeprefix("file://")
-    if "::" in path:
-        raise ValueError(f"{path}: a folder's name must not hold '::'")
-    if "://" in path:
-        return path.rstrip("/")
-    if Path(path).is_file():
-        raise ValueError(f"{path} is a file, a folder is needed")
-    return str(Path(path).absolute())
-
-
-def reading_recipe_of(dataset: str, overrides: Sequence[str]) -> Recipe:
-    """Return a finished dataset's recipe, with overrides of its reading-time sections."""
-    from pipeline.dataset import Dataset
-    from pipeline.recipes import reading_recipe
-
-    return reading_recipe(Dataset.open(rooted(dataset)).recipe, overrides)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
