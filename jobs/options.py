@@ -54,7 +54,8 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         except usage as error:
             if os.environ.get("INTERLOOM_DEBUG"):
                 raise
-            click.echo(f"interloom: {' '.join(str(error).split())}", err=True)
+            hint = "; it comes with: pip install 'interloom[all]'" if isinstance(error, ImportError) else ""
+            click.echo(f"interloom: {' '.join(str(error).split())}{hint}", err=True)
             raise SystemExit(EXIT_USAGE) from None
         except storage_errors() as error:
             click.echo(f"interloom: the object store: {' '.join(str(error).split())}", err=True)
