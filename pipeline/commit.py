@@ -4,11 +4,21 @@ import hashlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage import is_remote, join, list_names, make_dirs, publish_file, publish_json, read_json
+from pipeline.storage import (
+    file_size,
+    is_remote,
+    join,
+    list_names,
+    make_dirs,
+    publish_file,
+    publish_json,
+    read_json,
+    remove,
+)
 
 FORMAT = "interloom-commit/1"
 
@@ -64,43 +74,40 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
+def valid_commit(root: str, fingerprint: str, split: int) -> dict[str, Any] | None:
+    """Return a split's commit record if it counts; costs a look at the split's own files, however many there are."""
+    record = read_json(commit_path(root, split))
+    return record if _counts(record, fingerprint, split, lambda name: file_size(join(root, "shards", name))) else None
+
+
 def valid_commits(root: str, fingerprint: str, splits: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Return the commit records that count: of this fingerprint, with every file present at its size."""
     present = list_names(join(root, "shards"))
-    found = {}
-    for split in splits:
-        if f"shard-{split:06d}.commit.json" not in present:
-            continue
-        record = read_json(commit_path(root, split))
-        if _counts(record, fingerprint, split, present):
-            found[split] = record
-    return found
+    records = {split: read_json(commit_path(root, split)) for split in committed_splits(present) & set(splits)}
+    return {
+        split: record for split, record in sorted(records.items()) if _counts(record, fingerprint, split, present.get)
+    }
 
 
-def _counts(record: Any, fingerprint: str, split: int, present: dict[str, int]) -> bool:
+def _counts(record: Any, fingerprint: str, split: int, size_of: Callable[[str], int | None]) -> bool:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         return False
     if record.get("plan") != fingerprint or record.get("split") != split:
         return False
-    return all(present.get(name) == file["bytes"] for name, file in record["files"].items())
+    return all(size_of(name) == file["bytes"] for name, file in record["files"].items())
 
 
-def discard_invalid(root: str, fingerprint: str, splits: Iterable[int]) -> None:
-    """Delete commit records that do not count, so that their splits are redone; another fingerprint is an error.
+def keep_valid(root: str, fingerprint: str, splits: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Return the commit records that count and delete those that do not, so that their splits are redone.
 
     Raises:
         CommitConflict: if a record belongs to another plan.
     """
-    present = list_names(join(root, "shards"))
     valid = valid_commits(root, fingerprint, splits)
-    for split in splits:
-        name = f"shard-{split:06d}.commit.json"
-        if name not in present or split in valid:
-            continue
+    present = committed_splits(list_names(join(root, "shards")))
+    for split in sorted(present & set(splits) - set(valid)):
         record = read_json(commit_path(root, split))
         if isinstance(record, dict) and record.get("plan") not in (None, fingerprint):
             raise CommitConflict(f"{commit_path(root, split)} belongs to another plan; use another --out or delete it")
-        import fsspec
-
-        filesystem, key = fsspec.core.url_to_fs(commit_path(root, split))
-        filesystem.rm_file(key)
+        remove(commit_path(root, split))
+    return valid

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import committed_splits, discard_invalid, valid_commits
+from pipeline.commit import committed_splits, keep_valid, valid_commits
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
 from pipeline.job import Job
@@ -71,9 +71,8 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
     splits = range(len(plan.sizes))
     with _locked(job.root):
         _remove_leftovers(job.root)
-        discard_invalid(job.root, job.fingerprint, splits)
+        done = keep_valid(job.root, job.fingerprint, splits)
         for _ in range(MAX_ENGINE_STARTS):
-            done = valid_commits(job.root, job.fingerprint, splits)
             _show(progress, plan, done)
             todo = plan.largest_first(set(splits) - set(done))
             if not todo:
@@ -83,7 +82,7 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
                 engine=settings.engine, job=job, splits=tuple(todo), workers=settings.workers, options=settings.options
             )
             problem = _run_engine(request, plan, settings, progress)
-        done = valid_commits(job.root, job.fingerprint, splits)
+            done = valid_commits(job.root, job.fingerprint, splits)
         _show(progress, plan, done)
         if missing := sorted(set(splits) - set(done)):
             raise RunFailed(_explain(job.root, missing, problem))

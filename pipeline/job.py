@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from schemas.rejects import Reject
 from stages.base import StageConfig
 
 Outcome = Any
@@ -70,7 +69,3 @@ class Job:
     steps: tuple[StageConfig[Any, Any], ...]
     sink: SinkConfig
     limits: Limits = Limits()
-
-
-def is_reject(outcome: Outcome) -> bool:
-    return isinstance(outcome, Reject)

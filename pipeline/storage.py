@@ -89,6 +89,22 @@ def read_json(path: str) -> Any:
         return None
 
 
+def remove(path: str) -> None:
+    """Remove a file that may not be there."""
+    filesystem, key = fsspec.core.url_to_fs(path)
+    if filesystem.exists(key):
+        filesystem.rm_file(key)
+
+
+def file_size(path: str) -> int | None:
+    """Return a file's size in bytes, or None where there is no such file."""
+    filesystem, key = fsspec.core.url_to_fs(path)
+    try:
+        return int(filesystem.size(key))
+    except FileNotFoundError:
+        return None
+
+
 def list_names(folder: str) -> dict[str, int]:
     """Return the names and sizes of the files in a folder; empty where it does not exist."""
     if is_remote(folder):

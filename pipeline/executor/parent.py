@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import valid_commits
+from pipeline.commit import valid_commit
 from pipeline.executor.journal import InFlight, read_journal
 from pipeline.executor.messages import Done, Failed, Ready, RunSplit
 from pipeline.executor.strikes import Strikes
@@ -47,9 +47,9 @@ class SplitExecutor:
         Raises:
             SplitFailed: if it cannot be done on this machine as it is.
         """
-        done = valid_commits(self._job.root, self._job.fingerprint, [split])
-        if split in done:
-            return done[split]
+        done = valid_commit(self._job.root, self._job.fingerprint, split)
+        if done is not None:
+            return done
         strikes = Strikes.load(self._job.root, split, self._job.limits.strikes)
         for _ in range(MAX_UNEXPLAINED_DEATHS):
             unexplained = False

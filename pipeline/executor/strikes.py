@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-import fsspec
-
-from pipeline.storage import join, publish_json, read_json
+from pipeline.storage import join, publish_json, read_json, remove
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +42,4 @@ class Strikes:
 
     def forget(self) -> None:
         """Remove the file once the split is committed."""
-        filesystem, key = fsspec.core.url_to_fs(self.path)
-        if filesystem.exists(key):
-            filesystem.rm_file(key)
+        remove(self.path)
