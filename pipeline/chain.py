@@ -30,7 +30,7 @@ def decode_config(recipe: Recipe) -> DecodeConfig:
 
 
 def f0_config(recipe: Recipe) -> FcpeConfig:
-    return FcpeConfig(**recipe.f0.model_dump(exclude={"backend"}))
+    return FcpeConfig(**recipe.f0.model_dump(exclude={"backend", "hop"}))
 
 
 def fit_steps(recipe: Recipe) -> Steps:
@@ -45,6 +45,17 @@ def align_config(recipe: Recipe) -> PocketsphinxConfig:
     return PocketsphinxConfig(**recipe.align.model_dump(exclude={"backend"}))
 
 
+QC_DEFAULTS: dict[str, dict[str, float]] = {
+    "pocketsphinx": {"min_score_all": -8.7, "min_silence_score": -5.5, "doubtful_score": -9.0},
+}
+"""Thresholds of each aligner; scores of different aligners cannot be compared."""
+
+
+def qc_config(recipe: Recipe) -> QcConfig:
+    chosen = {name: value for name, value in recipe.qc.model_dump().items() if value != "auto"}
+    return QcConfig(**{**QC_DEFAULTS[recipe.align.backend], **chosen})
+
+
 def unit_configs(artifacts: Artifacts) -> tuple[MfccUnitsConfig, PitchCodebookConfig, ProsodyStyleConfig]:
     return (
         MfccUnitsConfig(codebook=artifacts["units"]),
@@ -57,9 +68,9 @@ def build_steps(recipe: Recipe, artifacts: Artifacts) -> Steps:
     units, pitch, style = unit_configs(artifacts)
     return (
         decode_config(recipe),
-        NormaliseConfig(**recipe.normalise.model_dump()),
+        NormaliseConfig(**recipe.normalise.model_dump(exclude={"backend"})),
         align_config(recipe),
-        QcConfig(**recipe.qc.model_dump()),
+        qc_config(recipe),
         units,
         f0_config(recipe),
         pitch,

@@ -24,7 +24,7 @@ from schemas.clock import SAMPLE_RATE
 from schemas.records import Artifact, Encoded
 from schemas.rejects import Reject
 from schemas.tables import STATS
-from schemas.unit_record import STREAMS, UnitRecord
+from schemas.unit_record import STREAMS, UnitRecord, rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +115,9 @@ class ShardSink:
             "num_unaligned": len(aligned.words) - len(timed),
             "num_doubtful": len(encoded.checked.doubtful),
             "speech_samples": sum((word.end or 0) - (word.start or 0) for word in timed),
-            "score_all": round(aligned.score_all, 4),
-            "score_words": round(aligned.score_words, 4),
-            "score_worst": round(min(scores, default=0.0), 4),
+            "score_all": rounded(aligned.score_all),
+            "score_words": rounded(aligned.score_words),
+            "score_worst": rounded(min(scores, default=None)),
             "fallback": aligned.fallback,
             "text_tokens": len(self._encode(utterance.text)),
             **{f"{name}_frames": len(streams.get(name, ())) for name in STREAMS},

@@ -6,18 +6,25 @@ change one byte of the output.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Clusters = Annotated[int, Field(ge=2, le=65_536)]
-"""Sizes of codebooks; ids are stored as uint16."""
-
-
-class Section(BaseModel):
-    """Frozen, strict about keys; numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from schemas.model_sections import (
+    AlignSection,
+    EnglishSection,
+    F0CodebookSection,
+    F0Section,
+    FcpeSection,
+    MfccKmeansSection,
+    NormaliseSection,
+    PitchSection,
+    PocketsphinxSection,
+    ProsodyKmeansSection,
+    SentencePieceSection,
+    StyleSection,
+    TranscribeSection,
+    UnitsSection,
+)
+from schemas.sections import Positive, Probability, Section
 
 
 class PlanSection(Section):
@@ -42,55 +49,19 @@ class DecodeSection(Section):
         return self
 
 
-class NormaliseSection(Section):
-    language: Literal["en"] = "en"
-
-
-class PocketsphinxSection(Section):
-    backend: Literal["pocketsphinx"] = "pocketsphinx"
-    full_search_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Longest clip on which the unpruned search may be tried; its memory is quadratic."""
-    max_words_per_second: Annotated[float, Field(gt=0)] = 12.0
+Threshold = float | Literal["auto"]
+"""In nats per frame; `auto` is the aligner's own default, since scores of different aligners cannot be compared."""
 
 
 class QcSection(Section):
-    """Thresholds in nats per frame, for scores over all senones."""
-
-    min_score_all: float = -8.7
-    """Below it the transcript is taken for wrong. -8.7 lets formant synthesis pass; -6.5 suits natural speech."""
-    min_silence_score: float = -5.5
+    min_score_all: Threshold = "auto"
+    """Below it the transcript is taken for wrong. For pocketsphinx -8.7, which lets formant synthesis pass; -6.5 suits
+    natural speech."""
+    min_silence_score: Threshold = "auto"
     """The same for half a second or more taken for silence: below it, it holds speech that the text lacks."""
-    doubtful_score: float = -9.0
+    doubtful_score: Threshold = "auto"
     """Words below it are flagged and never carry a modality switch."""
     max_doubtful_share: Probability = 0.6
-
-
-class MfccKmeansSection(Section):
-    backend: Literal["mfcc-kmeans"] = "mfcc-kmeans"
-    clusters: Clusters = 100
-
-
-class FcpeSection(Section):
-    backend: Literal["fcpe"] = "fcpe"
-    threshold: Probability = 0.05
-    min_hz: Annotated[float, Field(gt=0)] = 50.0
-    max_hz: Annotated[float, Field(gt=0)] = 1100.0
-
-
-class F0CodebookSection(Section):
-    backend: Literal["f0-codebook"] = "f0-codebook"
-    clusters: Clusters = 64
-
-
-class ProsodyKmeansSection(Section):
-    backend: Literal["prosody-kmeans"] = "prosody-kmeans"
-    clusters: Clusters = 16
-
-
-class SentencePieceSection(Section):
-    backend: Literal["sentencepiece"] = "sentencepiece"
-    vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 500
-    """At least the 256 bytes that spell what no piece covers, and some pieces."""
 
 
 class FitSection(Section):
@@ -151,17 +122,20 @@ class Recipe(Section):
 
     name: str
     seed: Annotated[int, Field(ge=0)] = 0
+    accept_noncommercial: bool = False
+    """Weights whose licence forbids commercial use are refused without it."""
     max_reject_rate: Probability = 0.5
     """A build that rejects a larger share of its inputs ends with exit code 1; its shards are kept."""
     plan: PlanSection = PlanSection()
     decode: DecodeSection = DecodeSection()
-    normalise: NormaliseSection = NormaliseSection()
-    align: PocketsphinxSection = PocketsphinxSection()
+    transcribe: TranscribeSection | None = None
+    normalise: NormaliseSection = EnglishSection()
+    align: AlignSection = PocketsphinxSection()
     qc: QcSection = QcSection()
-    units: MfccKmeansSection = MfccKmeansSection()
-    f0: FcpeSection = FcpeSection()
-    pitch: F0CodebookSection = F0CodebookSection()
-    style: ProsodyKmeansSection = ProsodyKmeansSection()
+    units: UnitsSection = MfccKmeansSection()
+    f0: F0Section = FcpeSection()
+    pitch: PitchSection | None = F0CodebookSection()
+    style: StyleSection | None = ProsodyKmeansSection()
     text: SentencePieceSection = SentencePieceSection()
     fit: FitSection = FitSection()
     store: StoreSection = StoreSection()

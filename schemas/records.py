@@ -103,18 +103,21 @@ class Aligned:
 
     Attributes:
         words: one per original token, in order; timed words ascend and do not overlap.
-        score_all: mean log-likelihood per frame over all frames, silences included, in nats.
+        score_all: mean log-likelihood per frame over all frames, silences included, in nats; None where the aligner
+            has no scores (imported alignments).
         score_words: the same over the frames of words only.
         fallback: True where the narrow search found no path and the full one did.
         score_silence: the lowest mean of a stretch of at least half a second taken for silence, or None without one.
+        doubtful: indices of words that the aligner itself does not vouch for, such as those that a wildcard stood for.
     """
 
     clip: Clip
     words: tuple[Word, ...]
-    score_all: float
-    score_words: float
+    score_all: float | None
+    score_words: float | None
     fallback: bool
     score_silence: float | None = None
+    doubtful: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

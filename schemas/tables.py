@@ -43,9 +43,9 @@ STATS = pa.schema(
         pa.field("num_unaligned", pa.int32(), nullable=False),
         pa.field("num_doubtful", pa.int32(), nullable=False),
         pa.field("speech_samples", pa.int64(), nullable=False),
-        pa.field("score_all", pa.float64(), nullable=False),
-        pa.field("score_words", pa.float64(), nullable=False),
-        pa.field("score_worst", pa.float64(), nullable=False),
+        pa.field("score_all", pa.float64()),
+        pa.field("score_words", pa.float64()),
+        pa.field("score_worst", pa.float64()),
         pa.field("fallback", pa.bool_(), nullable=False),
         pa.field("text_tokens", pa.int32(), nullable=False),
         pa.field("hubert_frames", pa.int32(), nullable=False),
@@ -58,4 +58,5 @@ STATS = pa.schema(
     ]
 )
 """`shard-NNNNNN.stats.parquet`: one row per record, in shard order. `speech_samples` sums the lengths of timed words,
-`*_runs` counts ids after deduplication, `f0_median_hz` is 0 where nothing is voiced."""
+`*_runs` counts ids after deduplication, `f0_median_hz` is 0 where nothing is voiced; scores are null where the aligner
+gives none."""

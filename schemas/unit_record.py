@@ -57,15 +57,15 @@ class UnitRecord:
             "language": utterance.language,
             "license": utterance.license,
             "recording": utterance.recording,
-            "score_all": round(aligned.score_all, 4),
-            "score_silence": None if aligned.score_silence is None else round(aligned.score_silence, 4),
-            "score_words": round(aligned.score_words, 4),
+            "score_all": rounded(aligned.score_all),
+            "score_silence": rounded(aligned.score_silence),
+            "score_words": rounded(aligned.score_words),
             "source": utterance.source,
             "source_channels": encoded.clip.source_channels,
             "source_rate": encoded.clip.source_rate,
             "speaker": utterance.speaker,
         }
-        words = tuple(w._replace(score=None if w.score is None else round(w.score, 4)) for w in aligned.words)
+        words = tuple(w._replace(score=rounded(w.score)) for w in aligned.words)
         return cls(
             key=utterance.key,
             text=utterance.text,
@@ -126,6 +126,11 @@ class UnitRecord:
             flac=members.get("flac"),
             meta=body,
         )
+
+
+def rounded(score: float | None) -> float | None:
+    """Return a score as records keep it: to four digits, or None."""
+    return None if score is None else round(score, 4)
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:

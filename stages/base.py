@@ -1,8 +1,12 @@
 """The contract every stage meets. No engine is imported here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from schemas.records import Clip, F0Track
 from schemas.rejects import Reject
 
 In_contra = TypeVar("In_contra", contravariant=True)
@@ -27,3 +31,20 @@ class StageConfig(Protocol[In_contra, Out_co]):
 
     def setup(self) -> Stage[In_contra, Out_co]:
         """Load models and return the live stage; called once per worker. Heavy imports belong here."""
+
+
+class FeatureSource(Protocol):
+    """What a trainable codebook learns from."""
+
+    def features(self, clip: Clip, track: F0Track | None) -> npt.NDArray[np.float32]:
+        """Return one clip's contribution: float32, shape (num_rows, num_features), possibly no rows."""
+
+
+class FeatureConfig(Protocol):
+    """Frozen and picklable, like a stage's config; the very same function of the clip as in the build."""
+
+    def setup(self) -> FeatureSource: ...
+
+
+FeatureSamples = Callable[[], Iterator[npt.NDArray[np.float32]]]
+"""Starts one pass over the sample: one array per clip, always in the same order; never all in memory."""

@@ -52,13 +52,13 @@ class Qc:
     def _outcome(self, aligned: Aligned) -> Checked | Reject:
         config = self._config
         # Written as "not at least", so that a NaN is rejected too.
-        if not aligned.score_all >= config.min_score_all:
+        if aligned.score_all is not None and not aligned.score_all >= config.min_score_all:
             detail = f"score {aligned.score_all:.2f} per frame, least is {config.min_score_all:g}"
             return self._reject(aligned, Reason.WRONG_TRANSCRIPT, detail)
         if aligned.score_silence is not None and not aligned.score_silence >= config.min_silence_score:
             detail = f"silence scores {aligned.score_silence:.2f} per frame, least is {config.min_silence_score:g}"
             return self._reject(aligned, Reason.WRONG_TRANSCRIPT, detail)
-        doubtful = tuple(i for i, word in enumerate(aligned.words) if self._is_doubtful(word))
+        doubtful = tuple(i for i, word in enumerate(aligned.words) if i in aligned.doubtful or self._is_doubtful(word))
         sayable = sum(_is_sayable(word) for word in aligned.words)
         unsure = sum(_is_sayable(aligned.words[i]) for i in doubtful)
         if unsure > config.max_doubtful_share * sayable:

@@ -4,6 +4,7 @@ from pipeline.audit.aggregate import COLUMNS, MEASURES, Statistics, checks_of, r
 from pipeline.audit.draws import Draw, recipe_draw
 from pipeline.audit.examples import documents, load, measure
 from pipeline.audit.summary import AuditSummary
+from pipeline.chain import qc_config
 from pipeline.dataset import Dataset
 
 
@@ -11,6 +12,7 @@ def collect(root: str, *, seed: int, examples: int, max_draws: int, draw: Draw |
     """Return everything that `audit` reports; see there."""
     dataset = Dataset.open(root)
     recipe = dataset.recipe
+    qc = qc_config(recipe)
     interleave = draw if draw is not None else recipe_draw(dataset, seed=seed)
     commits = [dataset.commit(split) for split in range(dataset.num_splits)]
     rejects = rejects_of(dataset, commits)
@@ -22,7 +24,7 @@ def collect(root: str, *, seed: int, examples: int, max_draws: int, draw: Draw |
     return AuditSummary(
         info=dataset.info,
         contracts=dataset.contracts,
-        thresholds={"min_score_all": recipe.qc.min_score_all, "doubtful_score": recipe.qc.doubtful_score},
+        thresholds={"min_score_all": qc.min_score_all, "doubtful_score": qc.doubtful_score},
         seed=seed,
         checks=tuple(checks_of(dataset.info, totals, rejects, units)),
         totals=totals,

@@ -29,9 +29,9 @@ def test_every_broken_row_gets_its_reason() -> None:
     recipe = load_recipe("embedded")
     steps = (
         chain.decode_config(recipe),
-        NormaliseConfig(**recipe.normalise.model_dump()),
+        NormaliseConfig(language="en"),
         chain.align_config(recipe),
-        QcConfig(**recipe.qc.model_dump()),
+        chain.qc_config(recipe),
     )
     items = list(read_manifest(str(BROKEN / "manifest.jsonl")))
     rows = list(items)
