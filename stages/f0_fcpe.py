@@ -64,7 +64,11 @@ class FcpeConfig:
             raise ValueError(f"need 0 < min_hz < max_hz, got {self.min_hz} and {self.max_hz}")
 
     def setup(self) -> "FcpeF0":
-        return FcpeF0(load_estimator(self))
+        return FcpeF0(self.load())
+
+    def load(self) -> "FcpeEstimator":
+        """Return the live estimator, for stages that need F0 in passing."""
+        return load_estimator(self)
 
 
 class FcpeF0:
