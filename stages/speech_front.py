@@ -1,0 +1,130 @@
+"""The front end of a speech encoder over given tensors: from samples to the transformer's input.
+
+Written over plain tensors because transformers' own forward cannot take a clip's statistics from elsewhere, which
+windows of long audio need, and holds the first convolution's output of a whole clip: 6.5 MB per second.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.speech_facts import EncoderFacts
+from stages.speech_layers import EPSILON, activate, linear_of, norm_of, normed
+
+BLOCK = 100
+"""Frames computed at once; the first convolution has 64 times as many rows of 512 channels."""
+
+ROWS = 1 << 16
+"""Rows at once in the statistics of the first convolution."""
+
+_FIRST = ("conv.weight", "conv.bias", "layer_norm.weight", "layer_norm.bias")
+
+
+class Wave(NamedTuple):
+    """A clip ready for the front end.
+
+    Attributes:
+        samples: float32 tensor, shape (num_samples,), on the device.
+        weight: float32 tensor, shape (channels, 1, kernel): the first convolution, a group norm worked in.
+        bias: float32 tensor, shape (channels,), or None.
+    """
+
+    samples: Any
+    weight: Any
+    bias: Any
+
+
+class FrontEnd:
+    """Waveform to frames: the convolutions, and the projection to the transformer's width."""
+
+    def __init__(self, facts: EncoderFacts, tensors: dict[str, Any], dtype: Any, device: Any) -> None:
+        self._facts, self._dtype, self._device = facts, dtype, device
+        names = [f"feature_extractor.conv_layers.{i}." for i in range(len(facts.conv))]
+        self._first: dict[str, Any] = {key: tensors.get(names[0] + key) for key in _FIRST}
+        self._weights = [tensors[f"{name}conv.weight"].to(device, dtype) for name in names[1:]]
+        self._biases = [_to(tensors.get(f"{name}conv.bias"), device, dtype) for name in names]
+        self._norms = [norm_of(tensors, f"{name}layer_norm", device, dtype) for name in names]
+        self._norm = norm_of(tensors, "feature_projection.layer_norm", device, dtype)
+        self._projection = linear_of(tensors, "feature_projection.projection", device, dtype)
+
+    def prepare(self, samples: npt.NDArray[np.float32]) -> Wave:
+        """Return a clip with whatever depends on all of it: its normalisation, and the group norm's statistics.
+
+        The mean and variance of the first convolution's output follow from those of its input and of neighbouring
+        samples' products, in float64; so the group norm becomes part of the convolution's weights, and windows of
+        a clip use the very numbers that the whole clip does.
+        """
+        import torch
+
+        facts = self._facts
+        if facts.wave_epsilon is not None:
+            mean, variance = samples.mean(dtype=np.float64), samples.var(dtype=np.float64)
+            samples = (samples - np.float32(mean)) * np.float32(1 / math.sqrt(variance + facts.wave_epsilon))
+        weight, bias = self._first["conv.weight"], self._first["conv.bias"]
+        if facts.conv_norm == "group":
+            samples = samples - np.float32(samples.mean(dtype=np.float64))
+            weight, bias = self._group_normed(samples)
+        device = self._device
+        return Wave(torch.from_numpy(samples).to(device, non_blocking=True), weight.to(device), _to(bias, device, None))
+
+    def _group_normed(self, samples: npt.NDArray[np.float32]) -> tuple[Any, Any]:
+        import torch
+
+        _, kernel, stride = self._facts.conv[0]
+        mean, covariance = _moments(samples, kernel, stride)
+        plain = self._first["conv.weight"][:, 0].double().numpy()
+        variance = np.einsum("ck,kl,cl->c", plain, covariance, plain).clip(min=0)
+        scale = self._first["layer_norm.weight"].double().numpy() / np.sqrt(variance + EPSILON)
+        shift = self._first["layer_norm.bias"].double().numpy() - scale * (plain @ mean)
+        weight = torch.from_numpy((plain * scale[:, None]).astype(np.float32))[:, None]
+        return weight, torch.from_numpy(shift.astype(np.float32))
+
+    def frames(self, wave: Wave, first: int, end: int) -> Any:
+        """Return the transformer's input for frames [first, end): tensor of shape (end - first, width)."""
+        import torch
+        from torch.nn.functional import linear
+
+        hop, receptive = self._facts.hop, self._facts.receptive
+        rows = torch.empty((end - first, self._facts.conv[-1].channels), dtype=self._dtype, device=self._device)
+        for start in range(first, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            piece = wave.samples[start * hop : (stop - 1) * hop + receptive]
+            rows[start - first : stop - first] = self._convolved(piece, wave).T
+        if self._norm is not None:
+            rows = normed(rows, self._norm, self._facts.epsilon)
+        return linear(rows, *self._projection)
+
+    def _convolved(self, piece: Any, wave: Wave) -> Any:
+        """Return the convolutions of some samples: (channels, frames)."""
+        from torch.nn.functional import conv1d
+
+        hidden = conv1d(piece[None, None], wave.weight, wave.bias, stride=self._facts.conv[0].stride)
+        hidden = self._finish(hidden.to(self._dtype), 0)
+        for i, weight in enumerate(self._weights, 1):
+            hidden = conv1d(hidden, weight, self._biases[i], stride=self._facts.conv[i].stride)
+            hidden = self._finish(hidden, i)
+        return hidden[0]
+
+    def _finish(self, hidden: Any, layer: int) -> Any:
+        if self._facts.conv_norm == "layer":
+            columns = hidden.transpose(1, 2)
+            hidden = normed(columns, self._norms[layer], EPSILON).transpose(1, 2)
+        return activate(hidden, self._facts.conv_activation)
+
+
+def _moments(samples: npt.NDArray[np.float32], kernel: int, stride: int) -> tuple[Any, Any]:
+    """Return mean (kernel,) and covariance (kernel, kernel), float64, of a convolution's inputs over its positions."""
+    windows = np.lib.stride_tricks.sliding_window_view(samples, kernel)[::stride]
+    total, products = np.zeros(kernel), np.zeros((kernel, kernel))
+    for start in range(0, len(windows), ROWS):
+        rows = windows[start : start + ROWS].astype(np.float64)
+        total += rows.sum(axis=0)
+        products += rows.T @ rows
+    mean = total / len(windows)
+    return mean, products / len(windows) - np.outer(mean, mean)
+
+
+def _to(tensor: Any, device: Any, dtype: Any) -> Any:
+    return None if tensor is None else tensor.to(device, dtype or tensor.dtype)

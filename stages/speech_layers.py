@@ -1,0 +1,188 @@
+"""The transformer of a speech encoder over given tensors.
+
+Matrix products take the frames of several clips as one matrix; whatever looks along time (the positional convolution,
+attention) sees one clip at a time, so nothing is padded.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from stages.speech_facts import EncoderFacts
+
+EPSILON = 1e-5
+"""Torch's default, for norms that the configuration has no epsilon for."""
+
+QUERIES = 512
+"""Rows of WavLM's attention bias that are made at once: it has one number per head and pair of frames."""
+
+
+class Position:
+    """The convolution over frames that tells the transformer where a frame stands."""
+
+    def __init__(self, facts: EncoderFacts, tensors: dict[str, Any], dtype: Any, device: Any) -> None:
+        self._facts = facts
+        name = "encoder.pos_conv_embed."
+        self._weight = tensors[f"{name}conv.weight"].to(device, dtype)
+        self._bias = tensors[f"{name}conv.bias"].to(device, dtype)
+        self._batch_norm = _batch_norm(tensors, f"{name}batch_norm.", dtype, device) if facts.pos_batch_norm else None
+
+    def __call__(self, rows: Any) -> Any:
+        """Return the embedding of one clip's frames: (num_frames, width) -> (num_frames, width)."""
+        from torch.nn.functional import conv1d
+
+        count = len(rows)
+        if self._batch_norm is not None:
+            rows = rows * self._batch_norm[0] + self._batch_norm[1]
+        facts = self._facts
+        hidden = conv1d(rows.T[None], self._weight, self._bias, padding=facts.pos_kernel // 2, groups=facts.pos_groups)
+        return activate(hidden[0, :, :count], facts.conv_activation).T
+
+
+class Layer:
+    """One transformer layer."""
+
+    def __init__(self, facts: EncoderFacts, tensors: dict[str, Any], index: int, dtype: Any, device: Any) -> None:
+        import torch
+
+        self._facts = facts
+        name = f"encoder.layers.{index}."
+        parts = [f"{name}attention.{part}_proj" for part in "qkv"]
+        self._qkv = tuple(
+            torch.cat([tensors[f"{part}.{kind}"] for part in parts]).to(device, dtype) for kind in ("weight", "bias")
+        )
+        self._out, self._up, self._down = (
+            linear_of(tensors, name + part, device, dtype)
+            for part in ("attention.out_proj", "feed_forward.intermediate_dense", "feed_forward.output_dense")
+        )
+        self._norm = norm_of(tensors, f"{name}layer_norm", device, dtype)
+        self._final = norm_of(tensors, f"{name}final_layer_norm", device, dtype)
+        self._adapter = _adapter_of(tensors, f"{name}adapter_layer.", device, dtype) if facts.adapter else None
+        if facts.buckets:
+            self._gate = linear_of(tensors, f"{name}attention.gru_rel_pos_linear", device, dtype)
+            self._constant = tensors[f"{name}attention.gru_rel_pos_const"][0].to(device, dtype)
+
+    def __call__(self, rows: Any, lengths: Sequence[int], bias: Any) -> Any:
+        """Return the next hidden state of packed clips.
+
+        Args:
+            rows: (sum of lengths, width).
+            lengths: frames of each clip.
+            bias: for WavLM each clip's `relative_bias`, else None.
+        """
+        from torch.nn.functional import linear
+
+        epsilon = self._facts.epsilon
+        if not self._facts.norm_first:
+            rows = normed(rows + linear(self._attended(rows, lengths, bias), *self._out), self._norm, epsilon)
+            return normed(rows + self._fed(rows), self._final, epsilon)
+        rows = rows + linear(self._attended(normed(rows, self._norm, epsilon), lengths, bias), *self._out)
+        rows = rows + self._fed(normed(rows, self._final, epsilon))
+        if self._adapter is None:
+            return rows
+        norm, down, up = self._adapter
+        return rows + linear(linear(normed(rows, norm, EPSILON), *down).relu(), *up)
+
+    def _fed(self, rows: Any) -> Any:
+        from torch.nn.functional import linear
+
+        return linear(activate(linear(rows, *self._up), self._facts.activation), *self._down)
+
+    def _attended(self, rows: Any, lengths: Sequence[int], bias: Any) -> Any:
+        import torch
+        from torch.nn.functional import linear, scaled_dot_product_attention
+
+        heads = self._facts.heads
+        mixed, start = torch.empty_like(rows), 0
+        for i, part in enumerate(torch.split(linear(rows, *self._qkv), list(lengths))):
+            length = len(part)
+            query, key, value = part.view(length, 3, heads, -1).permute(1, 2, 0, 3)[:, None]
+            end = start + length
+            if bias is None:
+                given = scaled_dot_product_attention(query, key, value)
+            else:
+                given = _biased(query, key, value, self._gates(rows[start:end]), bias[i])
+            mixed[start:end] = given[0].transpose(0, 1).reshape(length, -1)
+            start = end
+        return mixed
+
+    def _gates(self, rows: Any) -> Any:
+        """Return WavLM's gate of the relative bias: (heads, num_frames, 1). `rows` are the attention's input."""
+        from torch.nn.functional import linear
+
+        facts = self._facts
+        split = rows.view(len(rows), facts.heads, -1).transpose(0, 1)
+        a, b = linear(split, *self._gate).view(facts.heads, len(rows), 2, 4).sum(-1).sigmoid().chunk(2, dim=-1)
+        return a * (b * self._constant - 1) + 2
+
+
+def relative_bias(table: Any, length: int, facts: EncoderFacts) -> Any:
+    """Return WavLM's bias by distance: (heads, 2 * length - 1), entry length - 1 + d for a key d frames later.
+
+    Distances up to a quarter of the buckets have one each, longer ones share them logarithmically, each direction has
+    half (T5's scheme, arXiv 1910.10683, with the release's rounding).
+    """
+    import torch
+
+    distance = torch.arange(1 - length, length)
+    half = facts.buckets // 2
+    exact = half // 2
+    apart = distance.abs()
+    far = torch.log(apart.float() / exact) / math.log(facts.max_distance / exact) * (half - exact)
+    shared = (exact + far.clamp(min=0)).long().clamp(max=half - 1)
+    bucket = (distance > 0).long() * half + torch.where(apart < exact, apart, shared)
+    return table[bucket.to(table.device)].T.contiguous()
+
+
+def _biased(query: Any, key: Any, value: Any, gate: Any, bias: Any) -> Any:
+    """Return attention under WavLM's gated bias: (1, heads, num_frames, width of a head)."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    length, parts = query.shape[2], []
+    for first in range(0, length, QUERIES):
+        mask = _bias_rows(gate, bias, first, length)
+        parts.append(scaled_dot_product_attention(query[:, :, first : first + QUERIES], key, value, attn_mask=mask))
+    return torch.cat(parts, dim=2)
+
+
+def _bias_rows(gate: Any, bias: Any, first: int, length: int) -> Any:
+    """Return the gated bias of some queries: (1, heads, queries, length)."""
+    queries = min(QUERIES, length - first)
+    # Row q of the window needs entries length - 1 - (first + q) onwards: a view that steps back by one per row.
+    band = bias[:, length - first - queries : 2 * length - 1 - first].unfold(1, length, 1).flip(1)
+    return (gate[:, first : first + queries] * band)[None]
+
+
+def activate(hidden: Any, name: str) -> Any:
+    """Return the activation of a tensor that is used no more."""
+    import torch
+
+    return torch.relu_(hidden) if name == "relu" else torch.ops.aten.gelu_(hidden)
+
+
+def normed(rows: Any, norm: Any, epsilon: float) -> Any:
+    """Return the layer norm of each row; `norm` is its weight and bias."""
+    from torch.nn.functional import layer_norm
+
+    return layer_norm(rows, rows.shape[-1:], norm[0], norm[1], epsilon)
+
+
+def linear_of(tensors: dict[str, Any], name: str, device: Any, dtype: Any) -> tuple[Any, Any]:
+    return tensors[f"{name}.weight"].to(device, dtype), tensors[f"{name}.bias"].to(device, dtype)
+
+
+def norm_of(tensors: dict[str, Any], name: str, device: Any, dtype: Any) -> tuple[Any, Any] | None:
+    return linear_of(tensors, name, device, dtype) if f"{name}.weight" in tensors else None
+
+
+def _adapter_of(tensors: dict[str, Any], name: str, device: Any, dtype: Any) -> tuple[Any, Any, Any]:
+    norm, down, up = (linear_of(tensors, name + part, device, dtype) for part in ("norm", "linear_1", "linear_2"))
+    return norm, down, up
+
+
+def _batch_norm(tensors: dict[str, Any], name: str, dtype: Any, device: Any) -> tuple[Any, Any]:
+    """Return batch norm, as used after training, as a factor and a summand per channel."""
+    scale = tensors[f"{name}weight"] / (tensors[f"{name}running_var"] + EPSILON).sqrt()
+    shift = tensors[f"{name}bias"] - scale * tensors[f"{name}running_mean"]
+    return scale.to(device, dtype), shift.to(device, dtype)
