@@ -1,0 +1,192 @@
+"""Transcribe: a job of its own before the plan, which turns rows without text into rows of utterances with text.
+
+Stages are one to one, so a recording cannot become its segments inside a build. Here each row without text becomes one
+`Transcribed`, and the sink writes a manifest row per segment. The rows of all splits and the rows that had text already
+are then joined in the manifest's order. `transcripts/transcribe.json` is the commit record: with it present, a rerun
+does nothing; without it, a rerun goes on with the splits that are missing.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipeline import chain
+from pipeline.drive import EngineSettings, Progress, drive
+from pipeline.finish import LedgerError, reconcile
+from pipeline.job import Job, Limits
+from pipeline.manifest import locate, read_manifest
+from pipeline.plan import Plan, Row, all_rows, seconds_of, write_plan
+from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_bytes, read_json
+from pipeline.transcripts import TranscriptSinkConfig, manifest_row, reject_json
+from schemas.canonical import canonical_json
+from schemas.recipe import Recipe
+from schemas.records import Artifact, Utterance
+from schemas.rejects import Reject
+from stages.decode import DecodeConfig
+from stages.transcribe_whisperx import WhisperxTranscribeConfig
+
+FORMAT = "interloom-transcripts/1"
+FOLDER = "transcripts"
+SECONDS_PER_SECOND = 30.0
+"""A record may take this many times its length: large models on one CPU thread take about 10."""
+
+
+class TranscribeError(RuntimeError):
+    """The manifest cannot be transcribed; the message says why and what to do."""
+
+
+def transcribe_config(recipe: Recipe, checkpoint: Artifact) -> WhisperxTranscribeConfig:
+    """Return the stage of a recipe with a `transcribe` section.
+
+    Raises:
+        TranscribeError: if it has none.
+    """
+    if recipe.transcribe is None:
+        raise TranscribeError("the recipe has no transcribe section: name a checkpoint there, or give every row a text")
+    ours = set(WhisperxTranscribeConfig.__dataclass_fields__)
+    settings = {name: value for name, value in recipe.transcribe.model_dump().items() if name in ours - {"checkpoint"}}
+    return WhisperxTranscribeConfig(checkpoint=checkpoint, **settings)
+
+
+def transcribe_steps(recipe: Recipe, checkpoint: Artifact) -> chain.Steps:
+    """Return the job's stages: decoding without the build's limit on length, and transcription."""
+    config = transcribe_config(recipe, checkpoint)
+    longest = recipe.transcribe.max_seconds if recipe.transcribe else 0.0
+    decode = DecodeConfig(**{**recipe.decode.model_dump(), "max_seconds": longest})
+    return (decode, config)
+
+
+def transcribe(
+    root: str,
+    plan: Plan,
+    recipe: Recipe,
+    checkpoint: Artifact,
+    settings: EngineSettings,
+    limits: Limits,
+    progress: Progress,
+) -> str:
+    """Return the path of a manifest in which every row has text, transcribing what has none.
+
+    Its audio paths are those of the given plan's manifest: read it with `transcribed_rows(path, plan.base)`.
+
+    `transcripts/` and, while at work, `transcribe/` lie in the dataset folder `root`. Rows that the plan of the given
+    manifest rejects are counted and left out.
+
+    Raises:
+        TranscribeError: if the folder holds transcripts made otherwise, or no row is left.
+        RunFailed: if splits are missing in the end.
+    """
+    steps, sink = transcribe_steps(recipe, checkpoint), TranscriptSinkConfig()
+    wanted = chain.job_fingerprint(plan.fingerprint, steps, sink)
+    final = join(root, FOLDER, "manifest.jsonl")
+    if (found := read_json(join(root, FOLDER, "transcribe.json"))) is not None:
+        if found.get("fingerprint") != wanted:
+            raise TranscribeError(
+                f"{root}/{FOLDER} was made with other settings or another manifest; use another --out"
+            )
+        return final
+    silent = [row for row in all_rows(plan) if isinstance(row, Utterance) and not has_text(row)]
+    facts: dict[int, dict[str, Any]] = {}
+    work = join(root, "transcribe")
+    if silent:
+        part = write_plan(work, plan.base, silent, recipe.plan.hours_per_shard)
+        job = Job(
+            root=work,
+            rows_path=part.rows_path,
+            base=plan.base,
+            fingerprint=chain.job_fingerprint(part.fingerprint, steps, sink),
+            steps=steps,
+            sink=sink,
+            limits=_patient(limits, max(seconds_of(silent))),
+        )
+        facts = drive(job, part, settings, progress)
+        reconcile(part, facts)
+    counts = _join(root, plan, facts)
+    described = {
+        "fingerprint": wanted,
+        "format": FORMAT,
+        "transcriber": transcribe_config(recipe, checkpoint).metadata(),
+    }
+    publish_json({**described, **counts, "settings": chain.describe(steps[1])}, join(root, FOLDER, "transcribe.json"))
+    if not is_remote(work):
+        shutil.rmtree(work, ignore_errors=True)
+    return final
+
+
+def has_text(row: Utterance) -> bool:
+    return bool(row.text.strip())
+
+
+def transcribed_rows(path: str, base: str) -> list[Row]:
+    """Return the rows of a manifest that `transcribe` wrote, their audio found from the first manifest's folder."""
+    rows = read_manifest(path)
+    return [replace(row, location=locate(row.audio, base)) if isinstance(row, Utterance) else row for row in rows]
+
+
+def _patient(limits: Limits, longest: float) -> Limits:
+    """Allow for whole recordings: one per batch, and time in proportion to the longest."""
+    return replace(limits, batch_records=1, record_seconds=max(limits.record_seconds, SECONDS_PER_SECOND * longest))
+
+
+def _join(root: str, plan: Plan, facts: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Join the splits' rows and those that had text, in the manifest's order; return the counts."""
+    work = join(root, "transcribe")
+    made: dict[str, list[str]] = {}
+    for line in _lines(work, "rows", facts):
+        made.setdefault(json.loads(line)["transcribed_from"], []).append(line)
+    rows: list[str] = []
+    rejects: list[str] = []
+    kept = 0
+    for row in all_rows(plan):
+        if isinstance(row, Reject):
+            rejects.append(canonical_json(reject_json(row)))
+        elif has_text(row):
+            kept += 1
+            rows.append(canonical_json(manifest_row(row)))
+        else:
+            rows += made.pop(row.id, [])
+    rejects += _lines(work, "rejects", facts)
+    counts = _counts(facts, inputs=sum(plan.inputs), kept=kept, rejects=len(rejects), rows=len(rows))
+    if made:
+        raise LedgerError(f"{len(made)} transcribed rows are in no manifest, the first is {min(made)!r}")
+    if not rows:
+        told = ", ".join(f"{count} {reason}" for reason, count in counts["reasons"].items())
+        raise TranscribeError(f"no row has a transcript: {told}; see {work}/shards/rejects-*.jsonl")
+    for kind, found in (("rejects", rejects), ("dropped", list(_lines(work, "dropped", facts))), ("manifest", rows)):
+        publish_bytes("".join(line + "\n" for line in found).encode(), join(root, FOLDER, f"{kind}.jsonl"))
+    return counts
+
+
+def _lines(work: str, kind: str, facts: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    for split in sorted(facts):
+        path = join(work, "shards", f"{kind}-{split:06d}.jsonl")
+        data = read_bytes(path)
+        if data is None:
+            raise LedgerError(f"{path} is missing, though its split was committed; run the same command again")
+        yield from data.decode().split("\n")[:-1]
+
+
+def _counts(
+    facts: Mapping[int, Mapping[str, Any]], *, inputs: int, kept: int, rejects: int, rows: int
+) -> dict[str, Any]:
+    """Return the ledger: inputs = rows that had text + transcribed rows + rejects."""
+    totals: dict[str, Counter[str]] = {name: Counter() for name in ("reasons", "dropped", "languages")}
+    for record in facts.values():
+        for name, total in totals.items():
+            total.update(record[name])
+    transcribed = sum(record["records"] for record in facts.values())
+    if inputs != kept + transcribed + rejects:
+        raise LedgerError(f"{inputs} rows, but {kept} with text, {transcribed} transcribed and {rejects} rejects")
+    return {
+        **{name: dict(sorted(total.items())) for name, total in totals.items()},
+        "inputs": inputs,
+        "rejects": rejects,
+        "rows": rows,
+        "segment_samples": sum(record["segment_samples"] for record in facts.values()),
+        "segments": sum(record["segments"] for record in facts.values()),
+        "transcribed": transcribed,
+        "with_text": kept,
+    }
