@@ -253,6 +253,23 @@ def recipe(name: str, overrides: Sequence[str], schema: bool) -> None:
 
 
 @main.command()
+@recipe_argument
+@click.option("--device", default="auto", show_default=True, help="For models: auto, cpu, cuda or cuda:N.")
+@command
+def doctor(recipe: str, overrides: Sequence[str], device: str) -> None:
+    """Say which files and packages a recipe needs, which are missing, damaged or non-commercial, and what runs where.
+
+    \b
+    Examples:
+      interloom doctor embedded
+      interloom doctor spiritlm_base --set units.checkpoint=/models/mhubert-base-25hz
+    """
+    from jobs.steps import doctor_step
+
+    raise SystemExit(doctor_step(make_console(), load_recipe(recipe, overrides), device))
+
+
+@main.command()
 @click.option("--out", default="demo", show_default=True)
 @engine_options
 @command

@@ -1,6 +1,7 @@
 """What the commands share: options, the settings made of them, and errors as one line with an exit code."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -115,6 +116,15 @@ engine_options = options(
         show_default=True,
         help="Memory limit of one worker.",
     ),
+    click.option(
+        "--batch-records",
+        type=click.IntRange(1, 4096),
+        default=8,
+        show_default=True,
+        help="Records in a worker's hands.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="For models: auto, cpu, cuda or cuda:N."),
+    click.option("--compile", "compile_models", is_flag=True, help="Pass models through torch.compile."),
     click.argument("engine_args", nargs=-1, type=click.UNPROCESSED),
 )
 
@@ -126,6 +136,9 @@ def run_settings(
     stall_seconds: float,
     record_seconds: float,
     memory_gb: float,
+    batch_records: int,
+    device: str,
+    compile_models: bool,
     engine_args: Sequence[str],
 ) -> Any:
     from pipeline.build import RunSettings
@@ -141,7 +154,15 @@ def run_settings(
         options=tuple(engine_args),
         stall_seconds=stall_seconds,
     )
-    limits = Limits(record_seconds=record_seconds, max_rss_bytes=int(memory_gb * 2**30))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device {device}: use auto, cpu, cuda or cuda:N")
+    limits = Limits(
+        record_seconds=record_seconds,
+        max_rss_bytes=int(memory_gb * 2**30),
+        batch_records=batch_records,
+        device=device,
+        compile_models=compile_models,
+    )
     return RunSettings(out=rooted(out), engine=chosen, limits=limits)
 
 

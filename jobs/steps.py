@@ -13,6 +13,7 @@ from pipeline.commit import committed_splits
 from pipeline.dataset import BadDataset, Dataset
 from pipeline.fit import load_artifacts
 from pipeline.manifest import ManifestError
+from pipeline.preflight import preflight
 from pipeline.recipes import load_recipe
 from pipeline.storage import is_remote, join, list_names, read_json
 from schemas.clock import SAMPLE_RATE
@@ -23,6 +24,7 @@ CORPUS = "examples/corpus/manifest.jsonl"
 
 
 def plan_step(console: Console, recipe: Recipe, manifest: str, out: str) -> None:
+    preflight(recipe)
     plan = make_plan(manifest, recipe, out)
     hours = sum(plan.sizes) / 3600
     console.print(f"plan: {sum(plan.inputs):,} rows, {hours:.3f} h of audio, {len(plan.sizes):,} splits in {out}/plan")
@@ -31,6 +33,7 @@ def plan_step(console: Console, recipe: Recipe, manifest: str, out: str) -> None
 
 
 def fit_step(console: Console, recipe: Recipe, settings: RunSettings) -> Any:
+    preflight(recipe)
     with progress_bar(console, "fit") as progress:
         artifacts = run_fit(recipe, settings, progress)
     console.print(f"fit: {', '.join(sorted(artifacts))} in {settings.out}/artifacts")
@@ -172,3 +175,37 @@ def find_corpus() -> Path:
         if (root / CORPUS).is_file():
             return root / CORPUS
     raise ManifestError(f"{CORPUS} is not here; run the demo in a clone of the project")
+
+
+def doctor_step(console: Console, recipe: Recipe, device: str) -> int:
+    """Print what a recipe needs; return the exit code: 2 where a run would not start."""
+    from pipeline.doctor import RUNTIME_BYTES, examine
+
+    found = examine(recipe, device)
+    parts = Table("part", "backend", "runs on", "memory, about")
+    for part in found.parts:
+        parts.add_row(part.section, part.backend, part.device, _megabytes(part.memory_bytes))
+    console.print(parts)
+    if found.files:
+        files = Table("key", "file", "licence", "sha256", "state")
+        for file in found.files:
+            licence = file.ref.licence + (" (non-commercial)" if file.ref.noncommercial else "")
+            state = "there" if not file.problem else "missing" if not file.bytes else "refused"
+            files.add_row(file.ref.where, file.ref.path, licence or "not stated", file.sha256[:12], state)
+        console.print(files)
+    for file in found.files:
+        if file.problem:
+            console.print(f"{file.ref.where}: {file.problem}", markup=False, soft_wrap=True)
+    for package, extra in found.packages:
+        console.print(f"package {package} is not installed: pip install 'interloom[{extra}]'", markup=False)
+    total = RUNTIME_BYTES + sum(part.memory_bytes for part in found.parts)
+    console.print(f"one worker takes about {_megabytes(total)}")
+    if found.problem:
+        console.print(f"not ready: {found.problem}", markup=False, soft_wrap=True)
+    else:
+        console.print("ready" if not found.packages else "not ready: packages are missing")
+    return 2 if found.problem or found.packages else 0
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB" if count else "-"

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import chain
+from pipeline import backends, chain
 from pipeline.commit import commit_path, committed_splits
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import finish
-from pipeline.fit import artifacts_json, fit, fit_fingerprint, load_artifacts
+from pipeline.fit import artifacts_json, fit, fit_fingerprint, load_artifacts, models_of
 from pipeline.job import Job, Limits
 from pipeline.manifest import manifest_base, read_manifest
+from pipeline.models import pin
 from pipeline.plan import Plan, read_plan, write_plan
 from pipeline.recipes import parse_recipe, recipe_from, recipe_yaml
 from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json
@@ -57,9 +58,11 @@ def _require_same_recipe(recipe: Recipe, plan: Plan, out: str) -> None:
     if loaded is None:
         return
     fitted, artifacts = loaded
-    if fitted != fit_fingerprint(plan, recipe):
+    given = pin(recipe)
+    if fitted != fit_fingerprint(plan, recipe, given):
         raise PlanError(f"{out}/artifacts were fitted with other settings; use another --out")
-    wanted = build_job(recipe, plan, artifacts, RunSettings(out=out, engine=EngineSettings())).fingerprint
+    everything = artifacts | models_of(recipe, given)
+    wanted = build_job(recipe, plan, everything, RunSettings(out=out, engine=EngineSettings())).fingerprint
     for split in committed_splits(list_names(join(out, "shards"))):
         record = read_json(commit_path(out, split))
         if isinstance(record, dict) and record.get("plan") != wanted:
@@ -115,7 +118,7 @@ def run_build(
         recipe=recipe,
         records=records,
         fingerprint=job.fingerprint,
-        contracts=chain.contracts(artifacts),
+        contracts=chain.contracts(recipe, artifacts),
         artifacts=artifacts_json(artifacts, settings.out),
-        aligner=chain.align_config(recipe).metadata(),
+        aligner=backends.align_config(recipe, artifacts).metadata(),
     )

@@ -1,90 +1,74 @@
-"""From a recipe to stages: the only place that knows which recipe section configures which stage."""
+"""The chain of stages of each job, and the fingerprint of what decides its bytes."""
 
-from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from pipeline import backends
 from pipeline.features import FeatureSinkConfig
+from pipeline.models import Artifacts
 from pipeline.shards import ShardSinkConfig
 from schemas.canonical import fingerprint
 from schemas.contract import UnitContract
 from schemas.recipe import Recipe
 from schemas.records import Artifact
-from stages.align_pocketsphinx import PocketsphinxConfig
 from stages.base import StageConfig
 from stages.decode import DecodeConfig
-from stages.f0_fcpe import FcpeConfig
 from stages.fit_features import FitFeaturesConfig
-from stages.normalise import NormaliseConfig
-from stages.pitch_codebook import PitchCodebookConfig
-from stages.qc import QcConfig
-from stages.style_prosody import ProsodyStyleConfig
-from stages.units_mfcc import MfccUnitsConfig
 
 Steps = tuple[StageConfig[Any, Any], ...]
-Artifacts = Mapping[str, Artifact]
 
 
 def decode_config(recipe: Recipe) -> DecodeConfig:
     return DecodeConfig(**recipe.decode.model_dump())
 
 
-def f0_config(recipe: Recipe) -> FcpeConfig:
-    return FcpeConfig(**recipe.f0.model_dump(exclude={"backend", "hop"}))
-
-
-def fit_steps(recipe: Recipe) -> Steps:
-    return (decode_config(recipe), FitFeaturesConfig(f0=f0_config(recipe)))
+def fit_steps(recipe: Recipe, given: Artifacts) -> Steps:
+    """Return the stages that extract what is to be trained; empty where every codebook is given."""
+    units = backends.units_features(recipe, given)
+    pitch = backends.pitch_features(recipe, given)
+    style = backends.style_features(recipe, given)
+    if units is None and pitch is None and style is None and "tokenizer" in given:
+        return ()
+    heard = pitch is not None or isinstance(style, backends.ProsodyFeatures)
+    f0 = backends.f0_config(recipe) if heard else None
+    return (decode_config(recipe), FitFeaturesConfig(f0=f0, units=units, pitch=pitch, style=style))
 
 
 def fit_sink() -> FeatureSinkConfig:
     return FeatureSinkConfig()
 
 
-def align_config(recipe: Recipe) -> PocketsphinxConfig:
-    return PocketsphinxConfig(**recipe.align.model_dump(exclude={"backend"}))
+def unit_configs(recipe: Recipe, artifacts: Artifacts) -> list[Any]:
+    found = [backends.units_config(recipe, artifacts)]
+    found += [backends.pitch_config(recipe, artifacts), backends.style_config(recipe, artifacts)]
+    return [config for config in found if config is not None]
 
 
-QC_DEFAULTS: dict[str, dict[str, float]] = {
-    "pocketsphinx": {"min_score_all": -8.7, "min_silence_score": -5.5, "doubtful_score": -9.0},
-}
-"""Thresholds of each aligner; scores of different aligners cannot be compared."""
-
-
-def qc_config(recipe: Recipe) -> QcConfig:
-    chosen = {name: value for name, value in recipe.qc.model_dump().items() if value != "auto"}
-    return QcConfig(**{**QC_DEFAULTS[recipe.align.backend], **chosen})
-
-
-def unit_configs(artifacts: Artifacts) -> tuple[MfccUnitsConfig, PitchCodebookConfig, ProsodyStyleConfig]:
-    return (
-        MfccUnitsConfig(codebook=artifacts["units"]),
-        PitchCodebookConfig(codebook=artifacts["pitch"]),
-        ProsodyStyleConfig(codebook=artifacts["style"], speakers=artifacts["style_speakers"]),
-    )
+def needs_f0(recipe: Recipe) -> bool:
+    """Tell whether anything in the records is made from F0."""
+    return recipe.pitch is not None or recipe.style is not None or recipe.store.f0
 
 
 def build_steps(recipe: Recipe, artifacts: Artifacts) -> Steps:
-    units, pitch, style = unit_configs(artifacts)
+    units, *others = unit_configs(recipe, artifacts)
     return (
         decode_config(recipe),
-        NormaliseConfig(**recipe.normalise.model_dump(exclude={"backend"})),
-        align_config(recipe),
-        qc_config(recipe),
+        backends.normalise_config(recipe),
+        backends.align_config(recipe, artifacts),
+        backends.qc_config(recipe),
         units,
-        f0_config(recipe),
-        pitch,
-        style,
+        *([backends.f0_config(recipe)] if needs_f0(recipe) else []),
+        *others,
     )
 
 
-def contracts(artifacts: Artifacts) -> dict[str, UnitContract]:
-    found = [config.contract() for config in unit_configs(artifacts)]
+def contracts(recipe: Recipe, artifacts: Artifacts) -> dict[str, UnitContract]:
+    found = [config.contract() for config in unit_configs(recipe, artifacts)]
     return {contract.stream: contract for contract in found}
 
 
 def build_sink(recipe: Recipe, artifacts: Artifacts) -> ShardSinkConfig:
-    sizes = tuple((name, contract.codebook_size) for name, contract in contracts(artifacts).items())
+    sizes = tuple((name, contract.codebook_size) for name, contract in contracts(recipe, artifacts).items())
     return ShardSinkConfig(
         store_audio=recipe.store.audio,
         store_f0=recipe.store.f0,
@@ -104,7 +88,8 @@ def describe(value: Any) -> Any:
     if isinstance(value, Artifact):
         return value.sha256
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        inner = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        return {"": type(value).__name__, **inner}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
     return value

@@ -1,27 +1,32 @@
-"""Fit: train codebooks and the tokenizer on a deterministic sample of the corpus.
+"""Fit: pin the models that the recipe names, and train the codebooks and the tokenizer that it does not.
 
-The features of the sample are extracted as a job of its own, on any engine and resumable by split; the training itself
-is a few seconds in the driver. `artifacts/artifacts.json` is the commit record: with it present, a rerun does nothing.
+Training is on a deterministic sample of the corpus. The features of the sample are extracted as a job of its own, on
+any engine and resumable by split; the training itself runs in the driver. `artifacts/artifacts.json` is the commit
+record: with it present, a rerun does nothing but hash the models again.
 """
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
-from pipeline import chain
+from pipeline import backends, chain
 from pipeline.drive import EngineSettings, Progress, drive
-from pipeline.features import read_features
+from pipeline.features import FeatureFiles
 from pipeline.job import Job, Limits
+from pipeline.models import Artifacts, pin, referenced
 from pipeline.plan import Plan, all_rows, seconds_of, write_plan
-from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_bytes, read_json
+from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_json
+from pipeline.train_codebooks import train
 from schemas.canonical import canonical_json, sha256_hex
 from schemas.recipe import Recipe
-from schemas.records import Artifact, FitFeatures, Utterance
-from schemas.unit_record import npy_bytes
+from schemas.records import Artifact, Utterance
+from stages.artifacts import verified_bytes
 
 FORMAT = "interloom-artifacts/1"
+FIT_HOURS_PER_SPLIT = 0.125
+"""The features of a split are held in memory: 25 Hz x 1024 x 4 bytes x 450 s are 46 MB."""
 
 
 class FitError(RuntimeError):
@@ -34,16 +39,60 @@ def fit(
     """Return the artifacts of a dataset folder, training them where they are missing.
 
     Raises:
+        BadCheckpoint: if a model that the recipe names is missing or is not what it says.
         FitError: if the folder holds artifacts of other settings, or nothing usable was sampled.
     """
-    wanted = fit_fingerprint(plan, recipe)
+    given = pin(recipe)
+    wanted = fit_fingerprint(plan, recipe, given)
     if (found := load_artifacts(root)) is not None:
         if found[0] != wanted:
-            raise FitError(f"{root}/artifacts were fitted with other settings or another manifest; use another --out")
-        return found[1]
+            raise FitError(f"{root}/artifacts were made with other settings, models or rows; use another --out")
+        return found[1] | models_of(recipe, given)
+    kept = _keep(root, recipe, given)
+    trained = _train(root, plan, recipe, given, settings, limits, progress)
+    entries = {name: {"path": _inside(root, artifact), "sha256": artifact.sha256} for name, artifact in kept.items()}
+    entries |= trained
+    publish_json(
+        {"artifacts": entries, "fingerprint": wanted, "format": FORMAT}, join(root, "artifacts", "artifacts.json")
+    )
+    loaded = load_artifacts(root)
+    if loaded is None:
+        raise FitError(f"{root}/artifacts/artifacts.json cannot be read back")
+    return loaded[1] | models_of(recipe, given)
+
+
+def _keep(root: str, recipe: Recipe, given: Artifacts) -> dict[str, Artifact]:
+    """Copy the codebooks and the tokenizer that the recipe names into the dataset."""
+    kept: dict[str, Artifact] = {}
+    for ref in referenced(recipe):
+        if ref.kept:
+            path = join(root, "artifacts", ref.name + PurePath(ref.path).suffix)
+            publish_bytes(verified_bytes(given[ref.name]), path)
+            kept[ref.name] = Artifact(path=path, sha256=given[ref.name].sha256)
+    return kept
+
+
+def models_of(recipe: Recipe, given: Artifacts) -> dict[str, Artifact]:
+    """Return the models, which stay where they are."""
+    kept = {ref.name for ref in referenced(recipe) if ref.kept}
+    return {name: artifact for name, artifact in given.items() if name not in kept}
+
+
+def _train(
+    root: str,
+    plan: Plan,
+    recipe: Recipe,
+    given: Artifacts,
+    settings: EngineSettings,
+    limits: Limits,
+    progress: Progress,
+) -> dict[str, dict[str, str]]:
+    steps, sink = chain.fit_steps(recipe, given), chain.fit_sink()
+    if not steps:
+        return {}
     fit_root = join(root, "fit")
-    sample = write_plan(fit_root, plan.base, sample_rows(plan, recipe), recipe.plan.hours_per_shard)
-    steps, sink = chain.fit_steps(recipe), chain.fit_sink()
+    hours = "auto" if recipe.fit.max_hours <= 16 * FIT_HOURS_PER_SPLIT else FIT_HOURS_PER_SPLIT
+    sample = write_plan(fit_root, plan.base, sample_rows(plan, recipe), hours)
     job = Job(
         root=fit_root,
         rows_path=sample.rows_path,
@@ -54,34 +103,37 @@ def fit(
         limits=limits,
     )
     records = drive(job, sample, settings, progress)
-    features = list(_features(fit_root, len(records)))
-    if not features:
+    if not sum(record["records"] for record in records.values()):
         reasons = sum((Counter(record["reasons"]) for record in records.values()), Counter[str]())
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise FitError(f"no utterance of the sample can be used, so nothing can be fitted: {told}")
-    files = train(features, recipe)
-    for name, data in files.items():
-        publish_bytes(data, join(root, "artifacts", name))
-    hashes = {
-        Path(name).stem: {"path": f"artifacts/{name}", "sha256": sha256_hex(data)} for name, data in files.items()
-    }
-    publish_json(
-        {"artifacts": hashes, "fingerprint": wanted, "format": FORMAT}, join(root, "artifacts", "artifacts.json")
-    )
+    entries = {}
+    for name, files in train(FeatureFiles(fit_root, len(records)), recipe, given).items():
+        entries[name] = _publish(root, files)
     if not is_remote(fit_root):
         shutil.rmtree(fit_root, ignore_errors=True)
-    loaded = load_artifacts(root)
-    if loaded is None:
-        raise FitError(f"{root}/artifacts/artifacts.json cannot be read back")
-    return loaded[1]
+    return entries
 
 
-def fit_fingerprint(plan: Plan, recipe: Recipe) -> str:
+def _publish(root: str, files: dict[str, bytes]) -> dict[str, str]:
+    """Write one artifact's files; several make a folder."""
+    for name, data in files.items():
+        publish_bytes(data, join(root, "artifacts", name))
+    if len(files) == 1:
+        ((name, data),) = files.items()
+        return {"path": f"artifacts/{name}", "sha256": sha256_hex(data)}
+    folder = PurePath(next(iter(files))).parent
+    listing = [[PurePath(name).name, sha256_hex(data)] for name, data in sorted(files.items())]
+    return {"path": f"artifacts/{folder}", "sha256": sha256_hex(canonical_json(listing).encode())}
+
+
+def fit_fingerprint(plan: Plan, recipe: Recipe, given: Artifacts) -> str:
     """Hash everything that decides the artifacts."""
-    sections = recipe.model_dump(
-        include={"seed", "fit", "units", "f0", "pitch", "style", "text", "decode"}, mode="json"
-    )
-    return chain.job_fingerprint(plan.fingerprint, chain.fit_steps(recipe), chain.fit_sink(), sections)
+    parts = {"seed", "fit", "units", "f0", "pitch", "style", "text", "decode"}
+    sections = backends.settings_tree(recipe.model_dump(include=parts, mode="json"))
+    models = {name: artifact.sha256 for name, artifact in given.items()}
+    steps = chain.fit_steps(recipe, given)
+    return chain.job_fingerprint(plan.fingerprint, steps, chain.fit_sink(), sections, models)
 
 
 def load_artifacts(root: str) -> tuple[str, dict[str, Artifact]] | None:
@@ -111,30 +163,11 @@ def sample_rows(plan: Plan, recipe: Recipe) -> list[Utterance]:
     return [rows[i] for i in sorted(chosen)]
 
 
-def _features(fit_root: str, splits: int) -> Iterator[FitFeatures]:
-    for split in range(splits):
-        data = read_bytes(join(fit_root, "shards", f"features-{split:06d}.safetensors"))
-        if data is not None:
-            yield from read_features(data)
+def artifacts_json(artifacts: Artifacts, root: str) -> dict[str, Any]:
+    """Return the artifacts for `dataset.json`: paths inside the dataset, and of models outside it only the name."""
+    return {name: {"path": _inside(root, a), "sha256": a.sha256} for name, a in sorted(artifacts.items())}
 
 
-def train(features: list[FitFeatures], recipe: Recipe) -> dict[str, bytes]:
-    """Return the artifacts' files by name; a pure function of the features, their order and the recipe."""
-    from stages.codebooks import fit_pitch_codebook, fit_style, fit_units_codebook
-    from stages.tokenizer import fit_sentencepiece
-
-    units = fit_units_codebook(features, recipe.units.clusters, recipe.seed)
-    pitch = fit_pitch_codebook(features, recipe.pitch.clusters, recipe.seed)
-    style, speakers = fit_style(features, recipe.style.clusters, recipe.seed)
-    return {
-        "units.npy": npy_bytes(units),
-        "pitch.npy": npy_bytes(pitch),
-        "style.npy": npy_bytes(style),
-        "style_speakers.json": canonical_json(speakers).encode(),
-        "tokenizer.model": fit_sentencepiece([f.text for f in features], recipe.text.vocab_size),
-    }
-
-
-def artifacts_json(artifacts: dict[str, Artifact], root: str) -> dict[str, Any]:
-    """Return the artifacts for `dataset.json`, with paths inside the dataset."""
-    return {name: {"path": a.path[len(root.rstrip("/")) + 1 :], "sha256": a.sha256} for name, a in artifacts.items()}
+def _inside(root: str, artifact: Artifact) -> str:
+    prefix = root.rstrip("/") + "/"
+    return artifact.path[len(prefix) :] if artifact.path.startswith(prefix) else os.path.basename(artifact.path)

@@ -37,6 +37,8 @@ class Limits:
         max_rss_bytes: a worker that outgrows this is killed.
         strikes: a record that killed its worker this often is rejected as `crashed`.
         batch_records: records per batch.
+        device: what models with a checkpoint run on: `auto`, `cpu`, `cuda` or `cuda:N`.
+        compile_models: pass them through torch.compile.
     """
 
     record_seconds: float = 120.0
@@ -44,6 +46,8 @@ class Limits:
     max_rss_bytes: int = 6 * 2**30
     strikes: int = 3
     batch_records: int = 8
+    device: str = "auto"
+    compile_models: bool = False
 
     def __post_init__(self) -> None:
         if self.strikes < 1 or self.batch_records < 1:

@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -109,24 +110,54 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # An unknown key explains a missing one, so it is told first.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    valid, parts = _walk(first["loc"])
+    where = ".".join(parts)
+    if first["type"] == "missing":
+        return f"{where}: this key is needed"
+    if first["type"] == "union_tag_invalid":
+        return f"{where}: unknown kind {first['ctx']['tag']!r}; valid: {first['ctx']['expected_tags']}"
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}" if where else str(first["ctx"]["error"])
     if first["type"] != "extra_forbidden":
         return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
-    valid = _fields_at(first["loc"][:-1])
     near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
     return f"unknown key {where!r}; {hint}"
 
 
-def _fields_at(location: Sequence[str | int]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _walk(location: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """Return the valid keys of the section that a location's last part stands in, and the parts without union tags."""
+    choices: list[Any] = [Recipe]
+    parts: list[str] = []
+    valid: list[str] = []
     for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return sorted(model.model_fields)
+        tagged = [choice for choice in choices if _tags(choice) & {part}] if len(choices) > 1 else []
+        if tagged:
+            choices = tagged
+            continue
+        model = choices[0] if choices and isinstance(choices[0], type) and issubclass(choices[0], BaseModel) else None
+        valid = sorted(model.model_fields) if model is not None else []
+        field = model.model_fields.get(str(part)) if model is not None else None
+        choices = [kind for kind in _kinds(field.annotation) if kind is not type(None)] if field is not None else []
+        parts.append(str(part))
+    return valid, parts
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the annotation itself."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for member in get_args(annotation) for kind in _kinds(member)]
+    return [annotation]
+
+
+def _tags(model: Any) -> set[Any]:
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return set()
+    return {model.model_fields[name].default for name in ("backend", "kind") if name in model.model_fields}
 
 
 def recipe_yaml(recipe: Recipe) -> str:

@@ -26,6 +26,8 @@ class ModelSection(Section):
     """Of the checkpoint, as `interloom doctor` prints it; empty: whatever the files are when the run starts."""
     licence: str = ""
     """Of the weights; one with NC in it needs `accept_noncommercial: true`."""
+    origin: str = ""
+    """Where to get it; said where it is missing."""
 
 
 # ---------------------------------------------------------------- alignment
@@ -98,6 +100,8 @@ class KmeansQuantiser(Section):
     that this reader cannot read is unpickled."""
     clusters: Clusters = 500
     """Size of the codebook; a file of another size is an error."""
+    licence: str = ""
+    origin: str = ""
 
 
 class LinearQuantiser(Section):
@@ -108,6 +112,8 @@ class LinearQuantiser(Section):
     sha256: Sha256 = ""
     clusters: Clusters = 500
     """Units without the blank; the file holds one more class. Ids still lie in [0, clusters], as in the release."""
+    licence: str = ""
+    origin: str = ""
 
 
 Quantiser = Annotated[
@@ -196,6 +202,7 @@ class VqvaeSection(Section):
     """Empty: trained by `fit`."""
     sha256: Sha256 = ""
     licence: str = ""
+    origin: str = ""
     clusters: Clusters = 64
     steps: Positive = 2000
     """Of training, where `fit` trains."""
@@ -267,6 +274,7 @@ class SentencePieceSection(Section):
     """A SentencePiece model, such as Llama's `tokenizer.model`; empty: trained by `fit`."""
     sha256: Sha256 = ""
     licence: str = ""
+    origin: str = ""
     vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 500
     """Where `fit` trains: at least the 256 bytes that spell what no piece covers, and some pieces."""
 

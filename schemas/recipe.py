@@ -141,3 +141,9 @@ class Recipe(Section):
     store: StoreSection = StoreSection()
     sequence: SequenceSection = SequenceSection()
     train: TrainSection = TrainSection()
+
+    @model_validator(mode="after")
+    def _streams_fit(self) -> Self:
+        if self.sequence.stream == "expressive" and (self.pitch is None or self.style is None):
+            raise ValueError("sequence.stream is expressive, which needs pitch and style; set it to base")
+        return self

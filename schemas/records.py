@@ -178,9 +178,10 @@ class FitFeatures:
         key: record key.
         speaker: speaker label, possibly empty.
         text: the transcript.
-        units: float32, shape (num_frames, num_features): the unit extractor's features.
-        pitch: float32, shape (num_frames,): the pitch quantiser's features of voiced frames.
-        style: float32, shape (num_windows, num_functionals): raw prosodic functionals.
+        units: float32, shape (num_frames, num_features): the unit extractor's features; no rows where it needs no
+            training, and so for the others.
+        pitch: float32, shape (num_rows, num_features): the pitch quantiser's features.
+        style: float32, shape (num_windows, num_features): the style extractor's features.
     """
 
     key: str

@@ -30,10 +30,10 @@ class UnitRecord:
         doubtful: indices of words whose boundaries must not carry a modality switch.
         num_samples: length of the clip at 16 kHz.
         streams: slot to full-rate ids, uint16, shape (num_frames,).
-        f0: float32 Hz, 0 where unvoiced, one per 160 samples; or None where not stored.
+        f0: float32 Hz, 0 where unvoiced, one per `meta["f0_hop"]` samples; or None where not stored.
         flac: the clip, 16 kHz mono, or None where not stored.
         meta: the remaining fields of the JSON member: id, recording, index, speaker, language, license, source, audio,
-            source_rate, source_channels, score_all, score_silence, score_words, fallback.
+            source_rate, source_channels, f0_hop, score_all, score_silence, score_words, fallback.
     """
 
     key: str
@@ -51,6 +51,7 @@ class UnitRecord:
         utterance, aligned = encoded.clip.utterance, encoded.checked.aligned
         meta = {
             "audio": utterance.audio,
+            "f0_hop": None if encoded.f0 is None else encoded.f0.hop,
             "fallback": aligned.fallback,
             "id": utterance.id,
             "index": utterance.index,

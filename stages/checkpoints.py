@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Raises:
         BadCheckpoint: if the file is missing, truncated, or holds a pickle of anything but tensors.
     """
-    import pickle
+    from pickle import UnpicklingError
 
     import torch
     from safetensors import SafetensorError
@@ -107,7 +107,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise BadCheckpoint(f"{path} is damaged or no safetensors file: {' '.join(str(error).split())[:200]}") from None
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         raise BadCheckpoint(
             f"{path} is no file of tensors: it is damaged, or a pickle of other objects, which is never executed; "
             "convert it to safetensors"

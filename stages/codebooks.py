@@ -38,7 +38,7 @@ def fit_pitch_codebook(features: Sequence[FitFeatures], clusters: int, seed: int
     _require(features)
     if clusters < 2:
         raise ValueError(f"a pitch codebook needs at least 2 clusters, one of them for unvoiced frames, got {clusters}")
-    values = np.concatenate([item.pitch for item in features])[:, None]
+    values = np.concatenate([item.pitch for item in features]).reshape(-1, 1)
     if len(values) == 0:
         return np.zeros((1, 1), np.float32)
     return fit_kmeans(values, clusters - 1, seed)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from schemas.clock import Samples, centred_grid, frames_covering
 from schemas.contract import UnitContract
-from schemas.records import Artifact, Encoded, F0Track, UnitStream
+from schemas.records import Artifact, Clip, Encoded, F0Track, UnitStream
 from schemas.rejects import Reject
 from stages.artifacts import load_npy
 from stages.f0_fcpe import WEIGHTS_SHA256
@@ -67,6 +67,20 @@ class PitchCodebookConfig:
             hop=GRID.hop,
             offset=GRID.offset,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookPitchFeatures:
+    """The features that the codebook is trained on: relative log-F0, one row per voiced frame."""
+
+    def setup(self) -> "CodebookPitchFeatures":
+        return self
+
+    def features(self, clip: Clip, track: F0Track | None) -> npt.NDArray[np.float32]:
+        if track is None:
+            raise ValueError("pitch features need F0")
+        pitch = pitch_features(track, clip.num_samples)
+        return pitch.values[pitch.voiced][:, None]
 
 
 class PitchCodebook:

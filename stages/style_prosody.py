@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from schemas.clock import SAMPLE_RATE, Samples, centred_grid, frames_covering
 from schemas.contract import UnitContract
-from schemas.records import Artifact, Encoded, F0Track, UnitStream
+from schemas.records import Artifact, Clip, Encoded, F0Track, UnitStream
 from schemas.rejects import Reject
 from stages.artifacts import load_npy, verified_bytes
 from stages.f0_fcpe import WEIGHTS_SHA256
@@ -124,6 +124,19 @@ class ProsodyStyleConfig:
             hop=GRID.hop,
             offset=GRID.offset,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProsodyFeatures:
+    """The features that the codebook is trained on: raw functionals, one row per window."""
+
+    def setup(self) -> "ProsodyFeatures":
+        return self
+
+    def features(self, clip: Clip, track: F0Track | None) -> npt.NDArray[np.float32]:
+        if track is None:
+            raise ValueError("style features need F0")
+        return style_features(clip.pcm, track)
 
 
 class ProsodyStyle:

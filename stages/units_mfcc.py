@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.contract import UnitContract
-from schemas.records import Artifact, Checked, Encoded, UnitStream
+from schemas.records import Artifact, Checked, Clip, Encoded, F0Track, UnitStream
 from schemas.rejects import Reject
 from stages.artifacts import load_npy
 from stages.kmeans import assign
@@ -52,6 +52,17 @@ class MfccUnitsConfig:
             hop=UNIT_GRID.hop,
             offset=UNIT_GRID.offset,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MfccFeatures:
+    """The features that the codebook is trained on: one row per frame."""
+
+    def setup(self) -> "MfccFeatures":
+        return self
+
+    def features(self, clip: Clip, track: F0Track | None) -> npt.NDArray[np.float32]:
+        return unit_features(clip.pcm)
 
 
 class MfccUnits:

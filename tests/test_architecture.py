@@ -34,6 +34,13 @@ def test_imports_stay_light(code: str, heavy: set[str]) -> None:
     assert not imports_of(code) & heavy
 
 
+PICKLE = {
+    "stages/checkpoints.py": {"pickle.UnpicklingError"},
+    # The reader that admits inert stand-ins only.
+    "stages/joblib_arrays.py": {"pickle", "pickle.Unpickler", "pickle.UnpicklingError"},
+}
+
+
 def calls(tree: ast.AST) -> list[str]:
     return [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
@@ -42,7 +49,14 @@ def calls(tree: ast.AST) -> list[str]:
 def test_nothing_that_is_read_is_trusted(path: Path) -> None:
     tree = ast.parse(path.read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert not names & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
+    names |= {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    unsafe = {name for name in names if name.split(".")[0] in {"pickle", "dill", "cloudpickle", "marshal", "shelve"}}
+    assert unsafe <= PICKLE.get(str(path.relative_to(ROOT)), set())
     for call in calls(tree):
         assert not call.startswith(("eval(", "exec(", "os.system(", "yaml.load(")), call
         assert "shell=True" not in call, call

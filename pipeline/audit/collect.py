@@ -4,7 +4,7 @@ from pipeline.audit.aggregate import COLUMNS, MEASURES, Statistics, checks_of, r
 from pipeline.audit.draws import Draw, recipe_draw
 from pipeline.audit.examples import documents, load, measure
 from pipeline.audit.summary import AuditSummary
-from pipeline.chain import qc_config
+from pipeline.backends import qc_config
 from pipeline.dataset import Dataset
 
 

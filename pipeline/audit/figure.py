@@ -62,7 +62,7 @@ def utterance_svg(record: UnitRecord, modalities: Sequence[str]) -> str:
         *_frames(scale),
         *words,
         _wave(record.flac, scale),
-        *_pitch(record.f0, scale),
+        *_pitch(record.f0, int(record.meta.get("f0_hop") or F0_HOP), scale),
         *_axis(scale),
         f'<line class="cursor" x1="{LEFT:g}" x2="{LEFT:g}" y1="4" y2="{AXIS_TOP:g}"/>',
         "</svg>",
@@ -148,8 +148,8 @@ def _height_of(hz: float) -> float:
     return PITCH_TOP + PITCH_HEIGHT * (1 - share)
 
 
-def _pitch(f0: npt.NDArray[np.float32] | None, scale: Scale) -> list[str]:
-    """Return the F0 curve on a logarithmic axis, every second frame, one stroke per voiced stretch."""
+def _pitch(f0: npt.NDArray[np.float32] | None, hop: int, scale: Scale) -> list[str]:
+    """Return the F0 curve on a logarithmic axis, one point per 20 ms, one stroke per voiced stretch."""
     parts = []
     for tick in (100, 200, 400):
         y = _height_of(tick)
@@ -160,10 +160,10 @@ def _pitch(f0: npt.NDArray[np.float32] | None, scale: Scale) -> list[str]:
         return [*parts, f'<text class="note" x="{LEFT + 10:g}" y="{middle - 4:g}">no F0 in this record</text>']
     strokes: list[str] = []
     before = False
-    for index in range(0, len(f0), 2):
+    for index in range(0, len(f0), max(1, 2 * F0_HOP // hop)):
         hz = float(f0[index])
         if voiced := hz > 0:
-            x, y = scale.x(index * F0_HOP), _height_of(hz)
+            x, y = scale.x(index * hop), _height_of(hz)
             # The short dash lets a lone voiced frame be seen.
             strokes.append(f"L{x:.1f} {y:.1f}" if before else f"M{x:.1f} {y:.1f}h.1")
         before = voiced

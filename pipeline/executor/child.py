@@ -4,6 +4,7 @@ Its standard output goes to a log file, so that a chatty library cannot disturb 
 """
 
 import faulthandler
+import os
 import resource
 import shutil
 import time
@@ -22,6 +23,7 @@ from pipeline.process import die_with_parent
 from schemas.records import Clip
 from schemas.rejects import Reason, Reject
 from stages.base import Stage
+from stages.compute import COMPILE_VARIABLE, DEVICE_VARIABLE
 
 
 def main(pipe: int, parent: int, journal_path: str) -> None:
@@ -32,6 +34,8 @@ def main(pipe: int, parent: int, journal_path: str) -> None:
     job: Job = connection.recv()  # from our own parent over a private pipe
     journal = Journal(Path(journal_path))
     started = time.monotonic()
+    os.environ[DEVICE_VARIABLE] = job.limits.device
+    os.environ[COMPILE_VARIABLE] = str(int(job.limits.compile_models))
     try:
         stages = [(config.name, config.setup()) for config in job.steps]
         sink = job.sink.setup()

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import chain
+from pipeline import backends, chain
 from pipeline.guard import run_stage
 from pipeline.manifest import read_manifest
 from pipeline.recipes import load_recipe
 from schemas.records import Utterance
 from schemas.rejects import Reject
 from stages.normalise import NormaliseConfig
-from stages.qc import QcConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKEN = ROOT / "examples" / "broken"
@@ -30,8 +29,8 @@ def test_every_broken_row_gets_its_reason() -> None:
     steps = (
         chain.decode_config(recipe),
         NormaliseConfig(language="en"),
-        chain.align_config(recipe),
-        chain.qc_config(recipe),
+        backends.align_config(recipe, {}),
+        backends.qc_config(recipe),
     )
     items = list(read_manifest(str(BROKEN / "manifest.jsonl")))
     rows = list(items)

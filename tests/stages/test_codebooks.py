@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from schemas.clock import frames_covering
 from schemas.records import FitFeatures
+from schemas.rejects import Reason
 from stages.codebooks import MIN_WINDOWS, fit_pitch_codebook, fit_style, fit_units_codebook
 from stages.fit_features import FitFeaturesStage
 from stages.mfcc import unit_features
-from stages.pitch_codebook import pitch_features
-from stages.style_prosody import SpeakerNorms, style_features
+from stages.pitch_codebook import CodebookPitchFeatures, pitch_features
+from stages.style_prosody import ProsodyFeatures, SpeakerNorms, style_features
+from stages.units_mfcc import MfccFeatures
 from tests.feature_builders import clip, noise, track
 
 
@@ -102,6 +104,9 @@ def test_a_pitch_codebook_of_one_is_refused():
         fit_pitch_codebook(sample(), 1, 0)
 
 
+SOURCES = {"units": MfccFeatures(), "pitch": CodebookPitchFeatures(), "style": ProsodyFeatures()}
+
+
 class FlatEstimator:
     def track(self, pcm):
         return track(np.full(frames_covering(len(pcm), 160), 120))
@@ -110,11 +115,11 @@ class FlatEstimator:
 @pytest.mark.parametrize("length", [1, 1000, 40_000])
 def test_features_to_fit_are_those_of_the_build(length):
     pcm = noise(length)
-    (got,) = FitFeaturesStage(FlatEstimator()).process([clip(pcm, key="k", speaker="ann", text="hello")])
+    (got,) = FitFeaturesStage(FlatEstimator(), SOURCES).process([clip(pcm, key="k", speaker="ann", text="hello")])
     f0 = FlatEstimator().track(pcm)
     assert (got.key, got.speaker, got.text) == ("k", "ann", "hello")
     np.testing.assert_array_equal(got.units, unit_features(pcm))
-    np.testing.assert_array_equal(got.pitch, pitch_features(f0, length).values)
+    np.testing.assert_array_equal(got.pitch[:, 0], pitch_features(f0, length).values)
     np.testing.assert_array_equal(got.style, style_features(pcm, f0))
     assert {got.units.dtype, got.pitch.dtype, got.style.dtype} == {np.dtype(np.float32)}
 
@@ -124,5 +129,20 @@ def test_unvoiced_frames_contribute_no_pitch():
         def track(self, pcm):
             return track(np.zeros(frames_covering(len(pcm), 160)))
 
-    (got,) = FitFeaturesStage(Silent()).process([clip(noise(40_000))])
-    assert got.pitch.shape == (0,)
+    (got,) = FitFeaturesStage(Silent(), SOURCES).process([clip(noise(40_000))])
+    assert got.pitch.shape == (0, 1)
+
+
+def test_a_part_that_needs_no_training_contributes_no_rows():
+    sources = {**SOURCES, "pitch": None, "style": None}
+    (got,) = FitFeaturesStage(None, sources).process([clip(noise(4_000))])
+    assert (len(got.units), len(got.pitch), len(got.style)) == (len(unit_features(noise(4_000))), 0, 0)
+
+
+def test_features_that_are_not_finite_reject_the_clip():
+    class Broken:
+        def features(self, clip, track):
+            return np.full((3, 2), np.nan, np.float32)
+
+    (got,) = FitFeaturesStage(None, {"units": Broken(), "pitch": None, "style": None}).process([clip(noise(4_000))])
+    assert got.reason == Reason.NOT_FINITE

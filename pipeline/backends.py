@@ -1,0 +1,188 @@
+"""From a recipe's sections to stage configs: the only place that knows which backend is which class."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.models import Artifacts
+from schemas.model_sections import (
+    CtcSection,
+    F0CodebookSection,
+    FcpeSection,
+    HubertSection,
+    ImportedSection,
+    KmeansQuantiser,
+    LinearQuantiser,
+    MfccKmeansSection,
+    PocketsphinxSection,
+    ProsodyKmeansSection,
+    UromanSection,
+    VqvaeSection,
+    Wav2Vec2KmeansStyleSection,
+    Wav2Vec2StyleSection,
+    WhisperxAlignSection,
+    YaaptSection,
+)
+from schemas.recipe import Recipe
+from stages.align_ctc import CtcConfig
+from stages.align_pocketsphinx import PocketsphinxConfig
+from stages.base import FeatureConfig
+from stages.f0_fcpe import FcpeConfig
+from stages.normalise import NormaliseConfig
+from stages.normalise_uroman import UromanConfig
+from stages.pitch_codebook import CodebookPitchFeatures, PitchCodebookConfig
+from stages.pitch_vqvae import VqvaeFeatures, VqvaePitchConfig
+from stages.qc import QcConfig
+from stages.quantisers import QuantiserConfig
+from stages.style_prosody import ProsodyFeatures, ProsodyStyleConfig
+from stages.transcribe_whisperx import WhisperxTranscribeConfig
+from stages.units_mfcc import MfccFeatures, MfccUnitsConfig
+
+WhisperxAlignConfig = ImportedConfig = HubertUnitsConfig = None  # TODO
+YaaptConfig = Wav2Vec2StyleConfig = Wav2Vec2KmeansStyleConfig = None
+HubertFeatures = Wav2Vec2StyleFeatures = None
+
+NOT_SETTINGS = {"backend", "checkpoint", "licence", "origin", "path", "sha256"}
+"""Keys that say where a model comes from; what it is, is the artifact's sha256."""
+
+QC_DEFAULTS: dict[str, dict[str, float]] = {
+    "pocketsphinx": {"min_score_all": -8.7, "min_silence_score": -5.5, "doubtful_score": -9.0},
+}
+"""Thresholds of each aligner; scores of different aligners cannot be compared."""
+
+
+PACKAGES: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
+    ("align", "pocketsphinx"): (("pocketsphinx", "build"),),
+    ("align", "ctc"): (("transformers", "models"), ("torchaudio", "build")),
+    ("align", "whisperx"): (("whisperx", "whisperx"),),
+    ("transcribe", "whisperx"): (("whisperx", "whisperx"), ("faster_whisper", "whisperx")),
+    ("normalise", "english"): (("num2words", "build"), ("pocketsphinx", "build")),
+    ("normalise", "uroman"): (("uroman", "models"), ("num2words", "build")),
+    ("units", "hubert"): (("transformers", "models"), ("torchaudio", "build")),
+    ("f0", "fcpe"): (("torchfcpe", "build"),),
+    ("f0", "yaapt"): (("amfm_decompy", "models"),),
+    ("pitch", "vqvae"): (("torch", "build"),),
+    ("style", "wav2vec2"): (("transformers", "models"),),
+    ("style", "wav2vec2-kmeans"): (("transformers", "models"),),
+}
+"""(package, the extra of ours that brings it) by section and backend."""
+
+
+def settings(section: BaseModel, *more: str) -> dict[str, Any]:
+    """Return what a section decides, without where its files lie."""
+    return section.model_dump(exclude=NOT_SETTINGS | set(more))
+
+
+def settings_tree(value: Any) -> Any:
+    """Return a dumped recipe without where files lie, at every depth."""
+    if isinstance(value, dict):
+        return {k: settings_tree(v) for k, v in value.items() if k not in NOT_SETTINGS or k == "backend"}
+    return value
+
+
+def normalise_config(recipe: Recipe) -> Any:
+    section = recipe.normalise
+    if isinstance(section, UromanSection):
+        return UromanConfig(language=section.language)
+    return NormaliseConfig(language=section.language)
+
+
+def align_config(recipe: Recipe, artifacts: Artifacts) -> Any:
+    match recipe.align:
+        case PocketsphinxSection() as section:
+            return PocketsphinxConfig(**settings(section))
+        case CtcSection() as section:
+            return CtcConfig(checkpoint=artifacts["align_model"], **settings(section))
+        case WhisperxAlignSection() as section:
+            return WhisperxAlignConfig(checkpoint=artifacts["align_model"], **settings(section))
+        case ImportedSection() as section:
+            return ImportedConfig(source=artifacts["alignments"], **settings(section))
+
+
+def qc_config(recipe: Recipe) -> QcConfig:
+    chosen = {name: value for name, value in recipe.qc.model_dump().items() if value != "auto"}
+    return QcConfig(**{**QC_DEFAULTS[recipe.align.backend], **chosen})
+
+
+def quantiser_config(section: KmeansQuantiser | LinearQuantiser, name: str, artifacts: Artifacts) -> Any:
+    trust = section.trust_pickle if isinstance(section, KmeansQuantiser) else False
+    return QuantiserConfig(kind=section.kind, codebook=artifacts[name], clusters=section.clusters, trust_pickle=trust)
+
+
+def units_config(recipe: Recipe, artifacts: Artifacts) -> Any:
+    match recipe.units:
+        case MfccKmeansSection():
+            return MfccUnitsConfig(codebook=artifacts["units"])
+        case HubertSection() as section:
+            quantiser = quantiser_config(section.quantiser, "units", artifacts)
+            return HubertUnitsConfig(
+                checkpoint=artifacts["units_model"], quantiser=quantiser, **settings(section, "quantiser")
+            )
+
+
+def transcribe_config(recipe: Recipe, artifacts: Artifacts) -> Any:
+    section = recipe.transcribe
+    if section is None or "transcribe_model" not in artifacts:
+        return None
+    return WhisperxTranscribeConfig(checkpoint=artifacts["transcribe_model"], **settings(section, "max_seconds"))
+
+
+def f0_config(recipe: Recipe) -> Any:
+    match recipe.f0:
+        case FcpeSection() as section:
+            return FcpeConfig(**settings(section, "hop"))
+        case YaaptSection() as section:
+            return YaaptConfig(**settings(section))
+
+
+def pitch_config(recipe: Recipe, artifacts: Artifacts) -> Any:
+    match recipe.pitch:
+        case F0CodebookSection():
+            return PitchCodebookConfig(codebook=artifacts["pitch"])
+        case VqvaeSection() as section:
+            return VqvaePitchConfig(checkpoint=artifacts["pitch"], clusters=section.clusters)
+        case None:
+            return None
+
+
+def style_config(recipe: Recipe, artifacts: Artifacts) -> Any:
+    match recipe.style:
+        case ProsodyKmeansSection():
+            return ProsodyStyleConfig(codebook=artifacts["style"], speakers=artifacts["style_speakers"])
+        case Wav2Vec2StyleSection() as section:
+            return Wav2Vec2StyleConfig(checkpoint=artifacts["style_model"], **settings(section))
+        case Wav2Vec2KmeansStyleSection() as section:
+            quantiser = quantiser_config(section.quantiser, "style", artifacts)
+            return Wav2Vec2KmeansStyleConfig(
+                checkpoint=artifacts["style_model"], quantiser=quantiser, **settings(section, "quantiser")
+            )
+        case None:
+            return None
+
+
+def units_features(recipe: Recipe, artifacts: Artifacts) -> FeatureConfig | None:
+    """Return what the unit codebook is trained on, or None where it is given."""
+    match recipe.units:
+        case MfccKmeansSection():
+            return MfccFeatures()
+        case HubertSection() as section if "units" not in artifacts:
+            return HubertFeatures(checkpoint=artifacts["units_model"], **settings(section, "quantiser"))
+    return None
+
+
+def pitch_features(recipe: Recipe, artifacts: Artifacts) -> FeatureConfig | None:
+    match recipe.pitch:
+        case F0CodebookSection():
+            return CodebookPitchFeatures()
+        case VqvaeSection() if "pitch" not in artifacts:
+            return VqvaeFeatures()
+    return None
+
+
+def style_features(recipe: Recipe, artifacts: Artifacts) -> FeatureConfig | None:
+    match recipe.style:
+        case ProsodyKmeansSection():
+            return ProsodyFeatures()
+        case Wav2Vec2KmeansStyleSection() as section if "style" not in artifacts:
+            return Wav2Vec2StyleFeatures(checkpoint=artifacts["style_model"], **settings(section, "quantiser"))
+    return None
