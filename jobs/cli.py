@@ -39,7 +39,7 @@ def main() -> None:
 @out_option
 @engine_options
 @command
-def run(recipe: str, overrides: Sequence[str], manifest: str, out: str, **engine: Any) -> None:
+def run(recipe: str, overrides: Sequence[str], manifest: str, audio_root: str | None, out: str, **engine: Any) -> None:
     """Plan, fit, build and audit in one go; run it again to resume.
 
     \b
@@ -51,7 +51,8 @@ def run(recipe: str, overrides: Sequence[str], manifest: str, out: str, **engine
     """
     from jobs.steps import whole_run
 
-    raise SystemExit(whole_run(make_console(), load_recipe(recipe, overrides), manifest, run_settings(out, **engine)))
+    loaded, settings = load_recipe(recipe, overrides), run_settings(out, **engine)
+    raise SystemExit(whole_run(make_console(), loaded, manifest, settings, _root(audio_root)))
 
 
 @main.command()
@@ -59,7 +60,7 @@ def run(recipe: str, overrides: Sequence[str], manifest: str, out: str, **engine
 @manifest_option
 @out_option
 @command
-def plan(recipe: str, overrides: Sequence[str], manifest: str, out: str) -> None:
+def plan(recipe: str, overrides: Sequence[str], manifest: str, audio_root: str | None, out: str) -> None:
     """Cut a manifest into splits: one split makes one shard.
 
     \b
@@ -68,7 +69,36 @@ def plan(recipe: str, overrides: Sequence[str], manifest: str, out: str) -> None
     """
     from jobs.steps import plan_step
 
-    plan_step(make_console(), load_recipe(recipe, overrides), manifest, rooted(out))
+    plan_step(make_console(), load_recipe(recipe, overrides), manifest, rooted(out), _root(audio_root))
+
+
+def _root(audio_root: str | None) -> str | None:
+    return None if audio_root is None else rooted(audio_root)
+
+
+@main.command()
+@recipe_argument
+@manifest_option
+@out_option
+@engine_options
+@command
+def transcribe(
+    recipe: str, overrides: Sequence[str], manifest: str, audio_root: str | None, out: str, **engine: Any
+) -> None:
+    """Transcribe the rows that have no text; `run` does it too where the recipe has a transcribe section.
+
+    Writes OUT/transcripts/manifest.jsonl, in which the segments of a recording are its utterances.
+
+    \b
+    Example:
+      interloom transcribe mine.yaml --set transcribe.checkpoint=models/whisper-large-v3-ct2 --manifest M --out out
+    """
+    from jobs.console import print_next
+    from jobs.steps import transcribe_step
+
+    console, loaded = make_console(), load_recipe(recipe, overrides)
+    path, base = transcribe_step(console, loaded, manifest, run_settings(out, **engine), _root(audio_root))
+    print_next(console, f"interloom run {recipe} --manifest {path} --audio-root {base} --out {out}")
 
 
 @main.command()

@@ -29,9 +29,10 @@ def errors() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
     from pipeline.commit import CommitConflict
     from pipeline.finish import LedgerError
     from pipeline.fit import FitError
+    from pipeline.transcribe import TranscribeError
     from pipeline.verify import VerifyFailed
 
-    failed = (RunFailed, LedgerError, CommitConflict, FolderInUse, FitError, VerifyFailed)
+    failed = (RunFailed, TranscribeError, LedgerError, CommitConflict, FolderInUse, FitError, VerifyFailed)
     return failed, (BakeExists, PlanError, ValueError, OSError, ImportError)
 
 
@@ -88,8 +89,13 @@ recipe_argument = options(
     click.argument("recipe"),
     click.option("--set", "overrides", multiple=True, metavar="a.b=c", help="Override a recipe key; may be repeated."),
 )
-manifest_option = click.option(
-    "--manifest", required=True, help="JSON Lines, CSV / TSV with a header, or a LibriSpeech-style folder."
+manifest_option = options(
+    click.option(
+        "--manifest", required=True, help="JSON Lines, CSV / TSV with a header, or a LibriSpeech-style folder."
+    ),
+    click.option(
+        "--audio-root", default=None, help="Where relative audio paths start.  [default: the manifest's folder]"
+    ),
 )
 out_option = click.option("--out", required=True, help="Dataset folder; the same folder again resumes.")
 engine_options = options(

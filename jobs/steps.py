@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.console import print_next, print_summary, progress_bar
-from pipeline.build import RunSettings, make_plan, planned, run_build, run_fit
+from pipeline.build import RunSettings, make_plan, planned, run_build, run_fit, transcribe_first
 from pipeline.commit import committed_splits
 from pipeline.dataset import BadDataset, Dataset
 from pipeline.fit import load_artifacts
@@ -23,9 +23,9 @@ from schemas.unit_record import UnitRecord
 CORPUS = "examples/corpus/manifest.jsonl"
 
 
-def plan_step(console: Console, recipe: Recipe, manifest: str, out: str) -> None:
+def plan_step(console: Console, recipe: Recipe, manifest: str, out: str, audio_root: str | None = None) -> None:
     preflight(recipe)
-    plan = make_plan(manifest, recipe, out)
+    plan = make_plan(manifest, recipe, out, audio_root)
     hours = sum(plan.sizes) / 3600
     console.print(f"plan: {sum(plan.inputs):,} rows, {hours:.3f} h of audio, {len(plan.sizes):,} splits in {out}/plan")
     if not hours:
@@ -56,8 +56,29 @@ def build_step(console: Console, recipe: Recipe, settings: RunSettings) -> int:
     return 0
 
 
-def whole_run(console: Console, recipe: Recipe, manifest: str, settings: RunSettings) -> int:
-    plan_step(console, recipe, manifest, settings.out)
+def transcribe_step(
+    console: Console, recipe: Recipe, manifest: str, settings: RunSettings, audio_root: str | None
+) -> tuple[str, str]:
+    """Transcribe the rows without text; return the new manifest and the root of its audio paths."""
+    preflight(recipe)
+    with progress_bar(console, "transcribe") as progress:
+        path, base = transcribe_first(manifest, recipe, settings, progress, audio_root)
+    facts = read_json(join(settings.out, "transcripts", "transcribe.json")) or {}
+    dropped = sum(facts.get("dropped", {}).values())
+    console.print(
+        f"transcribe: {facts.get('transcribed', 0):,} recordings became {facts.get('segments', 0):,} utterances "
+        f"({dropped:,} segments dropped by the guards), {facts.get('with_text', 0):,} rows had text, "
+        f"{facts.get('rejects', 0):,} rejects in {settings.out}/transcripts"
+    )
+    return path, base
+
+
+def whole_run(
+    console: Console, recipe: Recipe, manifest: str, settings: RunSettings, audio_root: str | None = None
+) -> int:
+    if recipe.transcribe is not None:
+        manifest, audio_root = transcribe_step(console, recipe, manifest, settings, audio_root)
+    plan_step(console, recipe, manifest, settings.out, audio_root)
     code = build_step(console, recipe, settings)
     if Dataset.open(settings.out).info["records"] and not is_remote(settings.out):
         audit_step(console, settings.out, None, 10, tables=False)

@@ -1,6 +1,7 @@
 """Build: from a manifest to a finished dataset folder. Every step resumes; running it again is free."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline import backends, chain
@@ -9,13 +10,14 @@ from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import finish
 from pipeline.fit import artifacts_json, fit, fit_fingerprint, load_artifacts, models_of
 from pipeline.job import Job, Limits
-from pipeline.manifest import manifest_base, read_manifest
+from pipeline.manifest import locate, manifest_base, read_manifest
 from pipeline.models import pin
-from pipeline.plan import Plan, read_plan, write_plan
+from pipeline.plan import Plan, Row, read_plan, write_plan
 from pipeline.recipes import parse_recipe, recipe_from, recipe_yaml
 from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json
+from pipeline.transcribe import transcribe
 from schemas.recipe import Recipe
-from schemas.records import Artifact
+from schemas.records import Artifact, Utterance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +33,18 @@ class PlanError(RuntimeError):
     """The folder holds another plan, or none."""
 
 
-def make_plan(manifest: str, recipe: Recipe, out: str) -> Plan:
+def make_plan(manifest: str, recipe: Recipe, out: str, audio_root: str | None = None) -> Plan:
     """Plan a manifest into a folder; an existing plan must be the same.
+
+    Relative audio paths start from `audio_root`, by default the manifest's folder.
 
     Raises:
         ManifestError: if the manifest cannot be used.
         PlanError: if the folder was planned from another manifest or with other settings.
     """
     existing = read_plan(join(out, "plan"))
-    rows, base = list(read_manifest(manifest)), manifest_base(manifest)
+    base = audio_root or manifest_base(manifest)
+    rows = located(read_manifest(manifest), base)
     if existing is None:
         plan = write_plan(join(out, "plan"), base, rows, recipe.plan.hours_per_shard)
     else:
@@ -50,6 +55,25 @@ def make_plan(manifest: str, recipe: Recipe, out: str) -> Plan:
         _require_same_recipe(recipe, plan, out)
     publish_bytes(recipe_yaml(recipe).encode(), join(out, "recipe.yaml"))
     return plan
+
+
+def transcribe_first(
+    manifest: str, recipe: Recipe, settings: RunSettings, progress: Progress, audio_root: str | None = None
+) -> tuple[str, str]:
+    """Give every row without text its transcripts; return the new manifest and the root of its audio paths."""
+    base = audio_root or manifest_base(manifest)
+    rows = located(read_manifest(manifest), base)
+    plan = write_plan(join(settings.out, "transcripts", "plan"), base, rows, recipe.plan.hours_per_shard)
+    checkpoint = pin(recipe, transcribe=True).get("transcribe_model")
+    if checkpoint is None:
+        raise PlanError("the recipe has no transcribe section: name a checkpoint there, or give every row a text")
+    path = transcribe(settings.out, plan, recipe, checkpoint, settings.engine, settings.limits, progress)
+    return path, base
+
+
+def located(rows: Iterable[Row], base: str) -> list[Row]:
+    """Return rows whose relative audio paths start from `base`."""
+    return [replace(row, location=locate(row.audio, base)) if isinstance(row, Utterance) else row for row in rows]
 
 
 def _require_same_recipe(recipe: Recipe, plan: Plan, out: str) -> None:

@@ -35,9 +35,8 @@ def train(features: FeatureFiles, recipe: Recipe, given: Artifacts) -> dict[str,
 
 
 def _train_units(features: FeatureFiles, recipe: Recipe, given: Artifacts) -> dict[str, Files]:
-    from stages.kmeans_stream import fit_kmeans_stream
-
     from stages.codebooks import fit_units_codebook
+    from stages.kmeans_stream import fit_kmeans_stream
 
     match recipe.units:
         case MfccKmeansSection() as section:

@@ -10,7 +10,14 @@ from schemas.recipe import Recipe
 
 
 def test_the_bundled_recipes_load_and_print_back() -> None:
-    assert recipe_names() == ["demo", "embedded"]
+    assert recipe_names() == [
+        "demo",
+        "embedded",
+        "mms_multilingual",
+        "spiritlm_base",
+        "spiritlm_expressive",
+        "twist_25hz",
+    ]
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name
