@@ -20,7 +20,7 @@ from stages.kmeans import MAX_CLUSTERS
 from stages.vqvae import DOWNSAMPLING, Shapes, VqvaeShape, encode, encoder_shapes, residual, residual_shapes
 
 FEATURES = "norm_f0_interp,vuv"
-EMBEDDING, WIDTH, DEPTH, GROWTH = 64, 32, 4, 3
+EMBEDDING, WIDTH, DEPTH, GROWTH = 64, 32, 2, 3
 DECAY = 0.99
 """Of the moving averages that the codes are."""
 
