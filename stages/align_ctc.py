@@ -1,8 +1,8 @@
 """Forced alignment on the log-probabilities of a CTC model, for any language whose transcripts are spelled in a to z.
 
-A path gives each letter at least one frame (Graves et al. 2006; for alignment: Kuerzinger et al. 2020, arXiv 2007.09127).
-CTC models emit a letter in few frames and the blank in the rest, so a word's end, which is that of the last frame of
-its last letter, is often early. It is never moved to look better.
+A path gives each letter at least one frame (Graves et al. 2006; for alignment: arXiv 2007.09127). CTC models emit a
+letter in few frames and the blank in the rest, so a word's end, which is that of the last frame of its last letter, is
+often early. It is never moved to look better.
 """
 
 import math
@@ -72,8 +72,10 @@ class CtcConfig:
             ValueError: if `model` is no bundle.
         """
         from stages.ctc_models import read_head
+        from stages.speech_encoder import check_encoder
 
         read_head(self.checkpoint, self.model)
+        check_encoder(self.checkpoint, model=self.model, layer=None)
 
     def setup(self) -> "CtcAligner":
         from stages.ctc_emissions import CtcEmissions

@@ -1,8 +1,8 @@
 """CTC models for alignment: what the columns of their output mean, and the linear layer that gives them.
 
-Two layouts are read. A folder as Hugging Face writes it (`config.json`, weights, `vocab.json`), of one of `CLASSES`; or
-the file of weights of a torchaudio bundle (MMS_FA, WAV2VEC2_ASR_*, HUBERT_ASR_*, VOXPOPULI_ASR_*), whose labels are in the
-package. Nothing is downloaded.
+Two layouts are read: a folder as Hugging Face writes it (`config.json`, weights, `vocab.json`), of one of `CLASSES`, or
+the file of weights of a torchaudio bundle (MMS_FA, WAV2VEC2_ASR_*, HUBERT_ASR_*, VOXPOPULI_ASR_*), whose labels are in
+the package. Nothing is downloaded.
 """
 
 import string
@@ -124,11 +124,6 @@ def _folder_head(folder: Path) -> CtcHead:
     classes = config.get("architectures") or ["nothing"]
     if classes[0] not in CLASSES:
         raise BadCheckpoint(f"{folder / 'config.json'} is of {classes[0]}; a CTC model is one of {', '.join(CLASSES)}")
-    if config.get("add_adapter") or config.get("adapter_attn_dim") is not None:
-        raise BadCheckpoint(
-            f"{folder / 'config.json'} asks for adapters, which are not supported: choose another model"
-        )
-    _require_rate(folder)
     labels = _vocabulary(folder)
     blank = _blank(folder, config.get("pad_token_id", 0), labels)
     weight, bias = _tensors(folder, folder_weights(folder), "lm_head")
