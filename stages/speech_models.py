@@ -129,13 +129,15 @@ def _without_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_torchaudio(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """WavLM's query, key and value projections are one there."""
+    import torch
+
     renamed: dict[str, Any] = {}
     for old, value in tensors.items():
         name = old
         for theirs, ours in _TORCHAUDIO:
             name = name.replace(theirs, ours)
         base, joined, kind = name.rpartition("in_proj_")
-        if joined:
+        if joined and isinstance(value, torch.Tensor) and value.ndim and len(value) % 3 == 0:
             renamed |= {f"{base}{part}_proj.{kind}": piece for part, piece in zip("qkv", value.chunk(3), strict=True)}
         else:
             renamed[name] = value
