@@ -36,7 +36,8 @@ class Limits:
         setup_seconds: loading the models may take this long, and so may a sink or a commit.
         max_rss_bytes: a worker that outgrows this is killed.
         strikes: a record that killed its worker this often is rejected as `crashed`.
-        batch_records: records per batch.
+        batch_records: most records in a batch.
+        batch_seconds: most audio in a batch, unless one record is longer.
         device: what models with a checkpoint run on: `auto`, `cpu`, `cuda` or `cuda:N`.
         compile_models: pass them through torch.compile.
     """
@@ -46,6 +47,7 @@ class Limits:
     max_rss_bytes: int = 6 * 2**30
     strikes: int = 3
     batch_records: int = 8
+    batch_seconds: float = 120.0
     device: str = "auto"
     compile_models: bool = False
 

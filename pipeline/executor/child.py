@@ -9,6 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.guard import run_stage
 from pipeline.job import Job, Outcome, Sink
 from pipeline.plan import Row, load_rows
 from pipeline.process import die_with_parent
+from schemas.clock import SAMPLE_RATE
 from schemas.records import Clip
 from schemas.rejects import Reason, Reject
 from stages.base import Stage
@@ -49,6 +51,15 @@ def main(pipe: int, parent: int, journal_path: str) -> None:
         except EOFError:
             return
         connection.send(SplitRun(job, stages, sink, journal, request).run())
+
+
+def ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield what an iterator yields, one item ahead in a thread: decoding goes on while the models are busy."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 class SplitRun:
@@ -90,36 +101,55 @@ class SplitRun:
             raise RuntimeError(f"{len(rows)} inputs, but {facts['records']} records and {facts['rejects']} rejects")
 
     def _outcomes(self, rows: list[Row]) -> Iterator[Outcome]:
-        for batch in self._batches(rows):
+        # With suspects about, nothing is read ahead: whoever is in hand at a death must be alone.
+        batches = self._batches(rows) if self._request.alone else ahead(self._batches(rows))
+        for batch in batches:
             yield from self._through(batch)
 
-    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Batches of consecutive rows; a suspect is a batch of its own."""
-        batch: list[Row] = []
+    def _batches(self, rows: list[Row]) -> Iterator[list[Outcome]]:
+        """Pass rows through the first stage (decoding) one by one, and cut them into batches by number and by audio.
+
+        A suspect is a batch of its own. A batch depends on the rows alone, never on timing.
+        """
+        limits = self._job.limits
+        batch: list[Outcome] = []
+        samples = 0
         for row in rows:
-            if row.key in self._request.alone:
+            alone = row.key in self._request.alone
+            if batch and alone:
                 yield batch
-                yield [row]
-                batch = []
-                continue
-            batch.append(row)
-            if len(batch) == self._job.limits.batch_records:
+                batch, samples = [], 0
+            item = self._first(row)
+            size = len(item.pcm) if isinstance(item, Clip) else 0
+            if batch and samples + size > limits.batch_seconds * SAMPLE_RATE:
                 yield batch
-                batch = []
+                batch, samples = [], 0
+            batch.append(item)
+            samples += size
+            if alone or len(batch) == limits.batch_records:
+                yield batch
+                batch, samples = [], 0
         yield batch
 
-    def _through(self, batch: list[Row]) -> list[Outcome]:
-        items: list[Outcome] = [self._rejected_unseen(row) for row in batch]
-        for name, stage in self._stages:
-            before = time.process_time()
-            items = run_stage(stage, name, items, self._notice)
-            self._seconds[name] += time.process_time() - before
-            self._audio_samples += sum(len(item.pcm) for item in items if isinstance(item, Clip))
+    def _first(self, row: Row) -> Outcome:
+        items: list[Outcome] = [self._rejected_unseen(row)]
+        if self._stages:
+            items = self._timed(*self._stages[0], items, "ahead")
+        self._journal.enter([], "ahead")
+        self._audio_samples += sum(len(item.pcm) for item in items if isinstance(item, Clip))
+        return items[0]
+
+    def _through(self, items: list[Outcome]) -> list[Outcome]:
+        for name, stage in self._stages[1:]:
+            items = self._timed(name, stage, items, "main")
         self._journal.enter([])  # what follows, the sink and the commit, is no record's doing
         return items
 
-    def _notice(self, keys: Any) -> None:
-        self._journal.enter(list(keys))
+    def _timed(self, name: str, stage: Stage[Any, Any], items: list[Outcome], hand: str) -> list[Outcome]:
+        before = time.thread_time()
+        done = run_stage(stage, name, items, lambda keys: self._journal.enter(list(keys), hand))
+        self._seconds[name] += time.thread_time() - before
+        return done
 
     def _rejected_unseen(self, row: Row) -> Row:
         strikes = self._request.crashed.get(row.key)

@@ -6,6 +6,7 @@ death of the process (not of the machine, which loses the worker too).
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +26,19 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         self._sequence = 0
+        self._hands: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
 
-    def enter(self, keys: list[str]) -> None:
-        """Note what is about to be worked on; an empty list says that nothing is."""
-        self._sequence += 1
-        body = json.dumps([self._sequence, keys]).encode()
-        if len(body) > SIZE:
-            body = json.dumps([self._sequence, keys[:1]]).encode()
-        os.pwrite(self._descriptor, body.ljust(SIZE), 0)
+    def enter(self, keys: list[str], hand: str = "main") -> None:
+        """Note what one thread (`hand`) is about to work on; an empty list says that it has nothing."""
+        with self._lock:
+            self._sequence += 1
+            self._hands[hand] = keys
+            held = [key for hand in sorted(self._hands) for key in self._hands[hand]]
+            body = json.dumps([self._sequence, held]).encode()
+            if len(body) > SIZE:
+                body = json.dumps([self._sequence, held[:1]]).encode()
+            os.pwrite(self._descriptor, body.ljust(SIZE), 0)
 
 
 def read_journal(path: Path) -> InFlight:
