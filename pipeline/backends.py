@@ -25,9 +25,12 @@ from schemas.model_sections import (
 )
 from schemas.recipe import Recipe
 from stages.align_ctc import CtcConfig
+from stages.align_imported import ImportedConfig
 from stages.align_pocketsphinx import PocketsphinxConfig
+from stages.align_whisperx import WhisperxAlignConfig
 from stages.base import FeatureConfig
 from stages.f0_fcpe import FcpeConfig
+from stages.f0_yaapt import YaaptConfig
 from stages.normalise import NormaliseConfig
 from stages.normalise_uroman import UromanConfig
 from stages.pitch_codebook import CodebookPitchFeatures, PitchCodebookConfig
@@ -35,12 +38,10 @@ from stages.pitch_vqvae import VqvaeFeatures, VqvaePitchConfig
 from stages.qc import QcConfig
 from stages.quantisers import QuantiserConfig
 from stages.style_prosody import ProsodyFeatures, ProsodyStyleConfig
+from stages.style_wav2vec2 import Wav2Vec2KmeansStyleConfig, Wav2Vec2StyleConfig, Wav2Vec2StyleFeatures
 from stages.transcribe_whisperx import WhisperxTranscribeConfig
+from stages.units_hubert import HubertFeatures, HubertUnitsConfig
 from stages.units_mfcc import MfccFeatures, MfccUnitsConfig
-
-WhisperxAlignConfig = ImportedConfig = HubertUnitsConfig = None  # TODO
-YaaptConfig = Wav2Vec2StyleConfig = Wav2Vec2KmeansStyleConfig = None
-HubertFeatures = Wav2Vec2StyleFeatures = None
 
 NOT_SETTINGS = {"backend", "checkpoint", "licence", "origin", "path", "sha256"}
 """Keys that say where a model comes from; what it is, is the artifact's sha256."""
@@ -96,7 +97,7 @@ def align_config(recipe: Recipe, artifacts: Artifacts) -> Any:
         case WhisperxAlignSection() as section:
             return WhisperxAlignConfig(checkpoint=artifacts["align_model"], **settings(section))
         case ImportedSection() as section:
-            return ImportedConfig(source=artifacts["alignments"], **settings(section))
+            return ImportedConfig(path=section.path, source=artifacts["alignments"], **settings(section))
 
 
 def qc_config(recipe: Recipe) -> QcConfig:
@@ -130,7 +131,7 @@ def transcribe_config(recipe: Recipe, artifacts: Artifacts) -> Any:
 def f0_config(recipe: Recipe) -> Any:
     match recipe.f0:
         case FcpeSection() as section:
-            return FcpeConfig(**settings(section, "hop"))
+            return FcpeConfig(**settings(section))
         case YaaptSection() as section:
             return YaaptConfig(**settings(section))
 
