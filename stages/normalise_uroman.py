@@ -1,8 +1,8 @@
 """Text normalisation for any script: every token of a transcript is romanised to the letters that aligners know.
 
-The romaniser is uroman (Hermjakob, May and Knight, ACL 2018), as in the training of MMS's aligner (arXiv 2305.13516). It
-gives roughly the sound of a text, without a dictionary: vowels that Arabic and Hebrew do not write are missing, and Han
-characters are read as Mandarin in every language. Whole numbers are read as cardinals by num2words.
+The romaniser is uroman (Hermjakob, May and Knight, ACL 2018), as in the training of MMS's aligner (arXiv 2305.13516).
+It gives roughly the sound of a text, without a dictionary: vowels that Arabic and Hebrew do not write are missing, and
+Han characters are read as Mandarin in every language. Whole numbers are read as cardinals by num2words.
 
 Tokens are what lies between white space. Text in scripts without spaces has to be divided into words beforehand.
 """
@@ -121,7 +121,7 @@ def load_romaniser() -> Callable[[str, str], str]:
     try:
         from uroman import Uroman
     except ModuleNotFoundError:
-        raise ValueError("uroman is not installed: pip install 'interloom[uroman]'") from None
+        raise ValueError("uroman is not installed: pip install 'interloom[models]'") from None
     tables = Uroman(load_log=False)
     tables.num_props.clear()  # or it writes Han numerals as digits: a sound is wanted
 
