@@ -88,7 +88,7 @@ def test_what_people_say_is_no_loop(name):
     "text",
     [
         "Thank you. " * 9,
-        "thank you, Thank you! THANK YOU " * 3,
+        "so it goes, So It Goes! SO IT GOES? so, it goes.",
         "I am going to do it again. " * 3,
         "the " * 9,
         "我不知道" * 12,
