@@ -73,11 +73,9 @@ def read_mfa_csv(file: str, data: bytes, tier: str) -> Entry:
     reader = csv.reader(io.StringIO(decode_text(data, file), newline=""), strict=True)
     words = []
     try:
-        for row in reader:
-            if reader.line_num == 1 or not row:
-                if row != _CSV_HEADER and reader.line_num == 1:
-                    raise BadAlignment(file, 1, f"the header must be {','.join(_CSV_HEADER)}")
-                continue
+        if next(reader, None) != _CSV_HEADER:
+            raise BadAlignment(file, 1, f"the header must be {','.join(_CSV_HEADER)}")
+        for row in filter(None, reader):
             if len(row) != len(_CSV_HEADER):
                 raise BadAlignment(file, reader.line_num, f"{len(_CSV_HEADER)} columns are expected, found {len(row)}")
             start, end = (parse_number(text, file, reader.line_num) for text in row[:2])
