@@ -68,6 +68,7 @@ def write_linear(folder: Path) -> None:
         for kind, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
             values = rng.normal(size=shape) * (1.5 / np.sqrt(inputs))
             weights[f"{2 * i}.{kind}"] = torch.from_numpy(values.astype(np.float32))
+    weights["4.bias"][CLUSTERS] += 3.0  # blanks are to be common
     sizes_told = {"vocab_size": CLUSTERS, "dim": WIDTH, "upstream_dim": WIDTH}
     torch.save({"model_cfg": sizes_told, "model_weight": weights}, folder / "linear.pt")
 
