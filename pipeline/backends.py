@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.models import Artifacts
+from schemas.canonical import canonical_json
 from schemas.model_sections import (
     CtcSection,
     F0CodebookSection,
@@ -29,7 +30,7 @@ from stages.align_imported import ImportedConfig
 from stages.align_pocketsphinx import PocketsphinxConfig
 from stages.align_whisperx import WhisperxAlignConfig
 from stages.base import FeatureConfig
-from stages.f0_fcpe import FcpeConfig
+from stages.f0_fcpe import WEIGHTS_SHA256, FcpeConfig
 from stages.f0_yaapt import YaaptConfig
 from stages.normalise import NormaliseConfig
 from stages.normalise_uroman import UromanConfig
@@ -134,6 +135,18 @@ def f0_config(recipe: Recipe) -> Any:
             return FcpeConfig(**settings(section))
         case YaaptSection() as section:
             return YaaptConfig(**settings(section))
+
+
+FROM_F0 = (PitchCodebookConfig, VqvaePitchConfig, ProsodyStyleConfig)
+"""Unit streams that depend on the F0 extractor."""
+
+
+def f0_description(recipe: Recipe) -> str:
+    """Return what a contract says about the F0 behind a stream."""
+    config = f0_config(recipe)
+    weights = {"weights": WEIGHTS_SHA256} if isinstance(config, FcpeConfig) else {}
+    told = {"backend": recipe.f0.backend, "version": config.version, **settings(recipe.f0), **weights}
+    return f"f0 {canonical_json(told)}"
 
 
 def pitch_config(recipe: Recipe, artifacts: Artifacts) -> Any:

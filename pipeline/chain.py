@@ -1,6 +1,6 @@
 """The chain of stages of each job, and the fingerprint of what decides its bytes."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from pipeline import backends
@@ -63,8 +63,12 @@ def build_steps(recipe: Recipe, artifacts: Artifacts) -> Steps:
 
 
 def contracts(recipe: Recipe, artifacts: Artifacts) -> dict[str, UnitContract]:
-    found = [config.contract() for config in unit_configs(recipe, artifacts)]
-    return {contract.stream: contract for contract in found}
+    found = [(config, config.contract()) for config in unit_configs(recipe, artifacts)]
+    heard = backends.f0_description(recipe)
+    return {
+        contract.stream: replace(contract, input=heard if isinstance(config, backends.FROM_F0) else "")
+        for config, contract in found
+    }
 
 
 def build_sink(recipe: Recipe, artifacts: Artifacts) -> ShardSinkConfig:

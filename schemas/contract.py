@@ -27,6 +27,7 @@ class UnitContract:
         hop: samples at 16 kHz between frames.
         offset: the sample at 16 kHz that frame 0 stands for.
         chunking: how long audio was divided, e.g. "none".
+        input: what the extractor was given beside the audio, such as the F0 extractor and its settings; "" for nothing.
         deduplicated: always False in stored streams.
     """
 
@@ -41,6 +42,7 @@ class UnitContract:
     hop: int
     offset: int
     chunking: str = "none"
+    input: str = ""
     deduplicated: bool = False
 
     @property

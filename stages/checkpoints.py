@@ -5,9 +5,12 @@ A checkpoint is a file, or a folder in Hugging Face's layout. A folder's sha256 
 with `weights_only`; nothing is unpickled.
 """
 
+import atexit
 import hashlib
 import json
-from pathlib import Path
+import tempfile
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from schemas.canonical import canonical_json, sha256_hex
@@ -42,13 +45,31 @@ def checkpoint_of(path: str, wanted: str = "", hint: str = "") -> Artifact:
 
 
 def verified_path(checkpoint: Artifact) -> Path:
-    """Return the path of a checkpoint after checking that its files still have the pinned sha256.
+    """Return the local path of a checkpoint after checking that its files still have the pinned sha256.
+
+    What a run trained may lie in an object store with its dataset; it is then copied here, once per process.
 
     Raises:
         BadCheckpoint: if not.
     """
-    checkpoint_of(checkpoint.path, checkpoint.sha256)
-    return Path(checkpoint.path)
+    path = _localised(checkpoint.path) if "://" in checkpoint.path else checkpoint.path
+    checkpoint_of(path, checkpoint.sha256)
+    return Path(path)
+
+
+@lru_cache(maxsize=16)
+def _localised(url: str) -> str:
+    import fsspec
+
+    folder = tempfile.TemporaryDirectory(prefix="interloom-models-")
+    atexit.register(folder.cleanup)
+    files, root = fsspec.core.url_to_fs(url)
+    name = Path(folder.name) / PurePosixPath(root).name
+    try:
+        files.get(root, str(name), recursive=files.isdir(root))
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{url} is missing: run `interloom fit` again") from None
+    return str(name)
 
 
 def model_files(folder: Path) -> list[Path]:

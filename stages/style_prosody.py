@@ -17,7 +17,6 @@ from schemas.contract import UnitContract
 from schemas.records import Artifact, Clip, Encoded, F0Track, UnitStream
 from schemas.rejects import Reject
 from stages.artifacts import load_npy, verified_bytes
-from stages.f0_fcpe import WEIGHTS_SHA256
 from stages.kmeans import assign
 from stages.mfcc import FFT, HOP, WINDOW, power_spectra, signal_of
 
@@ -110,13 +109,13 @@ class ProsodyStyleConfig:
         return ProsodyStyle(_centroids(self.codebook), norms)
 
     def contract(self) -> UnitContract:
-        """Return the contract of the stream; reads the codebook. `model_sha256` is that of the F0 extractor."""
+        """Return the contract of the stream; reads the codebook."""
         rate = GRID.rate
         return UnitContract(
             stream=SLOT,
             extractor="prosody-kmeans",
             version=self.version,
-            model_sha256=WEIGHTS_SHA256,
+            model_sha256="",
             layer=None,
             codebook_sha256=self.codebook.sha256,
             codebook_size=len(_centroids(self.codebook)),
