@@ -132,7 +132,7 @@ def test_bundles_are_those_of_torchaudio(tmp_path, monkeypatch, aligner):
 # ---------------------------------------------------------------- windows
 
 
-@pytest.mark.parametrize(("num_samples", "window"), [(16_001, 0.02), (48_079, 0.5), (48_080, 0.5), (48_081, 1.0)])
+@pytest.mark.parametrize(("num_samples", "window"), [(2_641, 0.02), (48_079, 0.5), (48_080, 0.5), (48_081, 1.0)])
 def test_windows_give_as_many_frames_as_one_pass(stable, num_samples, window):
     _, checkpoint = stable
     pcm = noise(num_samples)
