@@ -14,6 +14,7 @@ from schemas.records import Artifact
 from stages.base import StageConfig
 from stages.decode import DecodeConfig
 from stages.fit_features import FitFeaturesConfig
+from stages.style_prosody import ProsodyFeatures
 
 Steps = tuple[StageConfig[Any, Any], ...]
 
@@ -29,7 +30,7 @@ def fit_steps(recipe: Recipe, given: Artifacts) -> Steps:
     style = backends.style_features(recipe, given)
     if units is None and pitch is None and style is None and "tokenizer" in given:
         return ()
-    heard = pitch is not None or isinstance(style, backends.ProsodyFeatures)
+    heard = pitch is not None or isinstance(style, ProsodyFeatures)
     f0 = backends.f0_config(recipe) if heard else None
     return (decode_config(recipe), FitFeaturesConfig(f0=f0, units=units, pitch=pitch, style=style))
 
