@@ -48,7 +48,7 @@ def clip_words(entry: Entry, clip: Clip, *, on_recording: bool) -> list[ClipWord
         raise BadAlignment(entry.file, None, f"it is for {entry.seconds:.2f} s of audio, the clip has {ours:.2f} s")
     optional = [False] * len(words)
     if cut:
-        words, optional = _window(words, seconds_from_samples(utterance.offset), seconds_from_samples(length))
+        words, optional = _window(words, utterance.offset, utterance.offset + length)
     if not words:
         begin, end = (seconds_from_samples(at) for at in (utterance.offset, utterance.offset + length))
         raise BadAlignment(entry.file, None, "no words" + (f" from {begin:.2f} s to {end:.2f} s" if cut else ""))
@@ -111,14 +111,17 @@ def _own_lane(entry: Entry, utterance: Utterance) -> list[ImportedWord]:
     return [word for _, word in sorted(keyed, key=lambda pair: pair[0])]
 
 
-def _window(words: list[ImportedWord], begin: float, seconds: float) -> tuple[list[ImportedWord], list[bool]]:
-    """Keep words whose middle lies in [begin, begin + seconds), and those without a time among and next to them.
+def _window(words: list[ImportedWord], begin: int, end: int) -> tuple[list[ImportedWord], list[bool]]:
+    """Keep words whose middle lies in the samples [begin, end), and those without a time among and next to them.
 
     The latter may be of the neighbouring utterance: they are optional.
     """
-    low, high = 2 * begin, 2 * (begin + seconds)
     inside = [
-        i for i, w in enumerate(words) if w.start is not None and w.end is not None and low <= w.start + w.end < high
+        i
+        for i, word in enumerate(words)
+        if word.start is not None
+        and word.end is not None
+        and 2 * begin <= round((word.start + word.end) * SAMPLE_RATE) < 2 * end
     ]
     if not inside:
         return [], []

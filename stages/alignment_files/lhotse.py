@@ -2,8 +2,8 @@
 
 Facts from `lhotse/supervision.py`: `alignment` maps a kind such as `word` to items [symbol, start, duration, score], or
 to objects with these fields (before version 1.8). Times count from the start of the recording, in cuts too since pull
-request 1193 (2023); earlier cuts counted from the cut's start, and some tools count from the supervision's. Which it is,
-is told by where the words lie in their supervision.
+request 1193 (2023); earlier cuts counted from the cut's start, and some tools count from the supervision's. Where the
+words lie in their supervision tells which it is.
 """
 
 from collections.abc import Iterable, Iterator

@@ -380,21 +380,15 @@ def mutated(data: bytes, seed: int) -> bytes:
     return bytes(out)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32), raw=st.none() | st.binary(max_size=200))
-def test_whatever_the_bytes_words_or_one_kind_of_error_come_out(tmp_path, seed, raw):
+def survives(folder, damage):
     words = [("so", 0.0, 0.5), ('it "was"', 0.5, 0.75), ("far", 0.9, 1.25)]
-    for path in build.written(tmp_path, words, 1.5, [0.5, None, 0.25]).values():
-        path.write_bytes(mutated(path.read_bytes(), seed) if raw is None else raw)
-        kind = (
-            "whisperx"
-            if path.parent.name in ("x", "wt")
-            else "textgrid"
-            if path.suffix in (".csv", ".json")
-            else "auto"
-        )
+    for path in build.written(folder, words, 1.5, [0.5, None, 0.25]).values():
+        path.write_bytes(damage(path.read_bytes()))
+        tables = "whisperx" if path.parent.name in ("x", "wt") else "textgrid"
         try:
-            index = AlignmentIndex(source_of(str(path), kind), "words")
+            index = AlignmentIndex(
+                source_of(str(path), tables if path.suffix in (".csv", ".json") else "auto"), "words"
+            )
             entries = [index.read(number) for number in range(len(index))]
         except BadAlignment as bad:
             assert "\n" not in str(bad)  # noqa: PT017
@@ -403,6 +397,18 @@ def test_whatever_the_bytes_words_or_one_kind_of_error_come_out(tmp_path, seed, 
             assert (word.start is None) == (word.end is None)
             assert word.start is None or 0 <= word.start <= word.end < 3e7
             assert word.confidence is None or abs(word.confidence) <= 1e9
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), raw=st.none() | st.binary(max_size=200))
+def test_whatever_the_bytes_words_or_one_kind_of_error_come_out(tmp_path, seed, raw):
+    survives(tmp_path, lambda data: mutated(data, seed) if raw is None else raw)
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_files_give_words_or_one_kind_of_error(tmp_path):
+    for seed in range(1000):
+        survives(tmp_path, lambda data, seed=seed: mutated(data, seed))
 
 
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path, monkeypatch):
