@@ -11,8 +11,9 @@ from stages.kmeans import MAX_CLUSTERS, fit_kmeans
 
 Rows = npt.NDArray[np.float32]
 
-REASSIGNMENT_RATIO = 1e-3
-"""A centroid with a smaller share of rows than this of the largest one's is put on a row of the batch instead."""
+DEAD = 1e-5
+"""A centroid with a smaller share than this of the rows of the largest one is put on a row of the batch. scikit-learn's
+0.01 would also take rare sounds' centroids away, and give them to what the batch has most of."""
 
 
 def fit_kmeans_stream(
@@ -86,7 +87,7 @@ def _move(
 
     state = int(rng_for(seed, "kmeans-stream").integers(1 << 31))
     model = MiniBatchKMeans(
-        len(centroids), init=centroids, n_init=1, random_state=state, reassignment_ratio=REASSIGNMENT_RATIO
+        len(centroids), init=centroids, n_init=1, random_state=state, reassignment_ratio=DEAD, compute_labels=False
     )
     with threadpool_limits(limits=1):
         model.partial_fit(start)  # so that the first batch does not outvote the start

@@ -50,12 +50,14 @@ class QuantiserConfig:
             releases). `linear`: Spirit LM's release, or its tensors as .safetensors.
         codebook: the file.
         clusters: how many units it must hold; for `linear` without the blank.
+        trained: the file was trained by `fit`, and may hold fewer centroids: a small sample has few distinct rows.
         trust_pickle: a joblib file that the reader without pickle cannot read may run its code; the sha256 must match.
     """
 
     kind: Literal["kmeans", "linear"]
     codebook: Artifact
     clusters: int
+    trained: bool = False
     trust_pickle: bool = False
 
     def __post_init__(self) -> None:
@@ -68,8 +70,11 @@ class QuantiserConfig:
 
     @property
     def size(self) -> int:
-        """Ids lie in [0, size): Spirit LM's vocabulary has a token for the blank too, hence 501 for 500 units."""
-        return self.clusters + (self.kind == "linear")
+        """Ids lie in [0, size): Spirit LM's vocabulary has a token for the blank too, hence 501 for 500 units.
+
+        Reads the codebook if it was trained here.
+        """
+        return self.load().size if self.trained else self.clusters + (self.kind == "linear")
 
     def check(self, width: int) -> None:
         """Read the codebook, and require the width of the features that it is for.
@@ -92,17 +97,19 @@ class QuantiserConfig:
         """
         if self.kind == "linear":
             layers = linear_layers(read_tensors(verified_path(self.codebook)), self.codebook.path)
-            _require_size(self.codebook.path, "classes", len(layers[-1][1]), self.size, self.clusters)
+            self._require_size("classes", len(layers[-1][1]), self.clusters + 1)
             return LinearQuantiser(layers)
         centroids = _centroids(self.codebook, self.trust_pickle)
-        _require_size(self.codebook.path, "centroids", len(centroids), self.size, self.clusters)
+        self._require_size("centroids", len(centroids), self.clusters)
         return KmeansQuantiser(centroids)
 
-
-def _require_size(path: str, what: str, found: int, wanted: int, clusters: int) -> None:
-    if found != wanted:
-        means = f"{clusters} clusters" + (f", hence {wanted} with the blank" if wanted != clusters else "")
-        raise BadCheckpoint(f"{path} has {found} {what}, the recipe says {means}: correct `clusters` or the path")
+    def _require_size(self, what: str, found: int, wanted: int) -> None:
+        if found == wanted or (self.trained and found < wanted):
+            return
+        means = f"{self.clusters} clusters" + (f", hence {wanted} with the blank" if wanted != self.clusters else "")
+        raise BadCheckpoint(
+            f"{self.codebook.path} has {found} {what}, the recipe says {means}: correct `clusters` or the path"
+        )
 
 
 def _centroids(codebook: Artifact, trust_pickle: bool) -> Float32:

@@ -308,6 +308,14 @@ def test_another_number_of_centroids_is_named(name):
         config(FILES / name, clusters=500).check(32)
 
 
+def test_a_codebook_trained_here_may_be_smaller_than_asked_for():
+    small = config(clusters=500, trained=True)
+    small.check(32)
+    assert small.size == small.load().size == 20
+    with pytest.raises(BadCheckpoint, match="has 20 centroids, the recipe says 19"):
+        config(clusters=19, trained=True).check(32)
+
+
 def test_another_number_of_classes_is_named():
     with pytest.raises(BadCheckpoint, match=r"has 21 classes, the recipe says 21 clusters, hence 22 with the blank"):
         config(FILES / "linear.pt", "linear", clusters=21).check(32)
