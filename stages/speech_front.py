@@ -23,15 +23,17 @@ _FIRST = ("conv.weight", "conv.bias", "layer_norm.weight", "layer_norm.bias")
 
 
 class Wave(NamedTuple):
-    """A clip ready for the front end.
+    """A clip and the first convolution made for it.
 
     Attributes:
-        samples: float32 tensor, shape (num_samples,), on the device.
-        weight: float32 tensor, shape (channels, 1, kernel): the first convolution, a group norm worked in.
+        samples: float32 tensor, shape (num_samples,), on the device: the clip as it came.
+        offset: what is taken from each sample, as it is used.
+        weight: float32 tensor, shape (channels, 1, kernel); the clip's normalisation and a group norm are part of it.
         bias: float32 tensor, shape (channels,), or None.
     """
 
     samples: Any
+    offset: float
     weight: Any
     bias: Any
 
@@ -52,33 +54,39 @@ class FrontEnd:
     def prepare(self, samples: npt.NDArray[np.float32]) -> Wave:
         """Return a clip with whatever depends on all of it: its normalisation, and the group norm's statistics.
 
-        The mean and variance of the first convolution's output follow from those of its input and of neighbouring
-        samples' products, in float64; so the group norm becomes part of the convolution's weights, and windows of
-        a clip use the very numbers that the whole clip does.
+        The mean and variance of the first convolution's output follow from those of its input and of the products of
+        neighbouring samples. They are summed in float64 over the whole clip and worked into the convolution's weights;
+        so windows of a clip use the very numbers that the whole clip does, and the samples are not copied.
         """
         import torch
 
-        facts = self._facts
-        if facts.wave_epsilon is not None:
-            mean, variance = samples.mean(dtype=np.float64), samples.var(dtype=np.float64)
-            samples = (samples - np.float32(mean)) * np.float32(1 / math.sqrt(variance + facts.wave_epsilon))
+        facts, device = self._facts, self._device
+        offset, scale = 0.0, 1.0
+        if facts.wave_epsilon is not None or facts.conv_norm == "group":
+            mean, variance = _moments(samples, 1, 1, 0.0)
+            offset = float(np.float32(mean[0]))
+            if facts.wave_epsilon is not None:
+                scale = 1 / math.sqrt(max(0.0, float(variance[0, 0])) + facts.wave_epsilon)
         weight, bias = self._first["conv.weight"], self._first["conv.bias"]
         if facts.conv_norm == "group":
-            samples = samples - np.float32(samples.mean(dtype=np.float64))
-            weight, bias = self._group_normed(samples)
-        device = self._device
-        return Wave(torch.from_numpy(samples).to(device, non_blocking=True), weight.to(device), _to(bias, device, None))
+            weight, bias = self._group_normed(samples, offset, scale)
+        elif facts.wave_epsilon is not None:
+            weight = (weight.double() * scale).float()
+        sent = torch.from_numpy(samples)
+        sent = sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent
+        return Wave(sent, offset, weight.to(device), _to(bias, device, None))
 
-    def _group_normed(self, samples: npt.NDArray[np.float32]) -> tuple[Any, Any]:
+    def _group_normed(self, samples: npt.NDArray[np.float32], offset: float, scale: float) -> tuple[Any, Any]:
+        """Return weight and bias of the first convolution and its group norm over (samples - offset) * scale."""
         import torch
 
         _, kernel, stride = self._facts.conv[0]
-        mean, covariance = _moments(samples, kernel, stride)
-        plain = self._first["conv.weight"][:, 0].double().numpy()
+        mean, covariance = _moments(samples, kernel, stride, offset)
+        plain = self._first["conv.weight"][:, 0].double().numpy() * scale
         variance = np.einsum("ck,kl,cl->c", plain, covariance, plain).clip(min=0)
-        scale = self._first["layer_norm.weight"].double().numpy() / np.sqrt(variance + EPSILON)
-        shift = self._first["layer_norm.bias"].double().numpy() - scale * (plain @ mean)
-        weight = torch.from_numpy((plain * scale[:, None]).astype(np.float32))[:, None]
+        factor = self._first["layer_norm.weight"].double().numpy() / np.sqrt(variance + EPSILON)
+        shift = self._first["layer_norm.bias"].double().numpy() - factor * (plain @ mean)
+        weight = torch.from_numpy((plain * factor[:, None]).astype(np.float32))[:, None]
         return weight, torch.from_numpy(shift.astype(np.float32))
 
     def frames(self, wave: Wave, first: int, end: int) -> Any:
@@ -90,7 +98,7 @@ class FrontEnd:
         rows = torch.empty((end - first, self._facts.conv[-1].channels), dtype=self._dtype, device=self._device)
         for start in range(first, end, BLOCK):
             stop = min(start + BLOCK, end)
-            piece = wave.samples[start * hop : (stop - 1) * hop + receptive]
+            piece = wave.samples[start * hop : (stop - 1) * hop + receptive] - wave.offset
             rows[start - first : stop - first] = self._convolved(piece, wave).T
         if self._norm is not None:
             rows = normed(rows, self._norm, self._facts.epsilon)
@@ -114,12 +122,16 @@ class FrontEnd:
         return activate(hidden, self._facts.conv_activation)
 
 
-def _moments(samples: npt.NDArray[np.float32], kernel: int, stride: int) -> tuple[Any, Any]:
-    """Return mean (kernel,) and covariance (kernel, kernel), float64, of a convolution's inputs over its positions."""
+def _moments(samples: npt.NDArray[np.float32], kernel: int, stride: int, offset: float) -> tuple[Any, Any]:
+    """Return the mean and the covariance of a convolution's inputs, less an offset, over its positions.
+
+    Returns:
+        float64, shapes (kernel,) and (kernel, kernel).
+    """
     windows = np.lib.stride_tricks.sliding_window_view(samples, kernel)[::stride]
     total, products = np.zeros(kernel), np.zeros((kernel, kernel))
     for start in range(0, len(windows), ROWS):
-        rows = windows[start : start + ROWS].astype(np.float64)
+        rows = windows[start : start + ROWS].astype(np.float64) - offset
         total += rows.sum(axis=0)
         products += rows.T @ rows
     mean = total / len(windows)
