@@ -113,7 +113,7 @@ class UromanNormaliser:
 
 
 def load_romaniser() -> Callable[[str, str], str]:
-    """Load uroman's tables from its wheel: about 3 s and 150 MB.
+    """Load uroman's tables from its wheel: about 3 s and 60 MB.
 
     Raises:
         ValueError: if uroman is not installed.
@@ -126,7 +126,6 @@ def load_romaniser() -> Callable[[str, str], str]:
     tables.num_props.clear()  # or it writes Han numerals as digits: a sound is wanted
 
     def romanise(text: str, language: str) -> str:
-        tables.abugida_cache.clear()  # its entries depend on the text that made them
         return str(tables.romanize_string(text, lcode=language or None))
 
     return romanise
