@@ -111,11 +111,11 @@ def columns_of(row: Float64, firsts: tuple[int, int], width: int) -> Float64:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decisions:
-    """How the best paths came to each place, one row per step, by search.
+    """How the best path to each place came there, one row per step, by search.
 
     Attributes:
-        leaps: (2, num_steps, width), bool; behind column c the path has token c - 1 rather than the blank.
-        moves: (2, num_steps, width), bool; behind token c - 1 the path has something else.
+        leaps: (2, num_steps, width), bool; before it came to column c, it was on token c - 1 rather than on the blank.
+        moves: (2, num_steps, width), bool; before it came to token c - 1, it was on something else.
     """
 
     leaps: npt.NDArray[np.bool_]
@@ -126,37 +126,31 @@ class Decisions:
         leaps, moves = np.empty((2, 2, num_steps, width), np.bool_)
         return cls(leaps=leaps, moves=moves)
 
-    def note(self, start: int, rows: Float64) -> None:
-        """Note the rows (num_rows, 2, 2 x width) from step `start` on. Spoils line BLANK."""
-        by_search = rows.reshape(len(rows), 2, 2, -1)
-        width, stop = by_search.shape[-1], start + len(rows)
-        for search, better in ((FORWARD, np.greater), (BACKWARD, np.greater_equal)):
-            token, blank = by_search[:, TOKEN, search], by_search[:, BLANK, search]
-            better(token, blank, out=self.leaps[search, start:stop, :width])
-            entry = np.maximum(blank, token, out=blank)
-            better(entry[:, :-1], token[:, 1:], out=self.moves[search, start:stop, 1:width])
+    def part(self, steps: range, width: int) -> "Decisions":
+        here = (slice(None), slice(steps.start, steps.stop), slice(width))
+        return Decisions(leaps=self.leaps[here], moves=self.moves[here])
 
     def walk_back(self, search: int, column: int, on_token: bool) -> tuple[list[int], int, bool]:
         """Follow the best path of one search back through all steps.
 
         Args:
             search: FORWARD or BACKWARD.
-            column: with `on_token`, where the path is one step after the last.
+            column: with `on_token`, the path's place at the last step.
             on_token: on token `column - 1` rather than on the blank before token `column`.
 
         Returns:
             Per step, from the last to the first, the column where the path is on a token and 0 where it is on a blank;
-            and the path's place at the first step.
+            and its place before the first step.
         """
         leaps, moves = memoryview(self.leaps[search]), memoryview(self.moves[search])
         marks = []
         for step in range(len(leaps) - 1, -1, -1):
+            marks.append(column if on_token else 0)
             if not on_token:
-                on_token = leaps[step, column]
+                on_token = bool(leaps[step, column])
             elif moves[step, column]:
                 column -= 1
-                on_token = leaps[step, column]
-            marks.append(column if on_token else 0)
+                on_token = bool(leaps[step, column])
         return marks, column, on_token
 
 
@@ -165,9 +159,7 @@ class Stepper:
 
     def __init__(self, lattice: Lattice) -> None:
         self._lattice = lattice
-        self._cells = max(_CHUNK_CELLS, 2 * (lattice.num_tokens + 1))
-        self._gains = np.empty(self._cells)
-        self._rows: Float64 | None = None
+        self._gains = np.empty(max(_CHUNK_CELLS, 2 * (lattice.num_tokens + 1)))
 
     def advance(self, steps: range, row: Float64) -> None:
         """Move a row that holds all columns paths may reach on by `steps`, in place."""
@@ -181,40 +173,39 @@ class Stepper:
                 if pause is not None:
                     np.add(of_searches, pause, out=of_searches)
 
-    def decide(
-        self, steps: range, firsts: tuple[int, int], row: Float64, decisions: Decisions, first_step: int
-    ) -> None:
-        """Move a row on by `steps`, in place, and note how the paths went; `first_step` is that of the decisions.
+    def decide(self, steps: range, firsts: tuple[int, int], row: Float64, decisions: Decisions) -> None:
+        """Move a row on by `steps`, in place, and note how the paths went.
 
-        The columns begin at `firsts`. What comes from below them is missing, so after k steps only those columns are
-        right that are at least k above the first; all are where the first is column 0.
+        The row's columns begin at `firsts`. What comes from below them is missing, so after k steps only those columns
+        are right that are at least k above the first; all are where the first is column 0.
         """
-        if self._rows is None:
-            self._rows = np.empty(2 * self._cells)
-        width = row.shape[1] // 2
-        for start, gains, pauses in self._chunks(steps, firsts, row):
-            rows = self._rows[: len(gains) * row.size].reshape(len(gains), *row.shape)
-            rows[:, TOKEN, 0] = -np.inf
-            (token, blank), spoken = row, row[TOKEN, 1:]
-            views = zip(rows[:, TOKEN], rows[:, TOKEN, 1:], rows[:, BLANK], rows[:, BLANK, :-1], strict=True)
-            for (next_token, next_spoken, next_blank, before), gain, pause in zip(views, gains, pauses, strict=False):
-                np.maximum(blank, token, out=next_blank)
-                np.maximum(spoken, before, out=next_spoken)
-                np.add(next_spoken, gain, out=next_spoken)
+        token, blank = row
+        spoken, before, of_searches = token[1:], blank[:-1], blank.reshape(2, -1)
+        (token_f, token_b), (blank_f, blank_b) = row.reshape(2, 2, -1)
+        spoken_f, before_f, spoken_b, before_b = token_f[1:], blank_f[:-1], token_b[1:], blank_b[:-1]
+        for part, gains, pauses in self._chunks(steps, firsts, row):
+            here = decisions.part(part, len(token_f))
+            ways = zip(*here.leaps, *here.moves[:, :, 1:], strict=True)
+            for (leap_f, leap_b, move_f, move_b), gain, pause in zip(ways, gains, pauses, strict=False):
+                np.greater(token_f, blank_f, out=leap_f)
+                np.greater_equal(token_b, blank_b, out=leap_b)
+                np.maximum(blank, token, out=blank)
+                np.greater(before_f, spoken_f, out=move_f)
+                np.greater_equal(before_b, spoken_b, out=move_b)
+                np.maximum(spoken, before, out=spoken)
+                np.add(spoken, gain, out=spoken)
                 if pause is not None:
-                    next_blank.reshape(2, width)[...] += pause
-                token, spoken, blank = next_token, next_spoken, next_blank
-            row[:] = rows[-1]
-            decisions.note(steps.start + start - first_step, rows)
+                    np.add(of_searches, pause, out=of_searches)
 
     def _chunks(
         self, steps: range, firsts: tuple[int, int], row: Float64
-    ) -> Iterator[tuple[int, Float64, Iterable[Float64 | None]]]:
-        """Yield for a few steps at a time: how many went before, what all columns but the first gain, the pauses."""
+    ) -> Iterator[tuple[range, Float64, Iterable[Float64 | None]]]:
+        """Yield for a few steps at a time: which of `steps`, what all columns but the first gain, the pauses."""
         picked = self._lattice.picked(firsts, row.shape[1] // 2)
-        size = self._cells // row.shape[1]
+        size = len(self._gains) // row.shape[1]
         for start in range(0, len(steps), size):
+            part = range(len(steps))[start : start + size]
             table, pauses = self._lattice.relative(steps[start : start + size])
             gains = self._gains[: len(table) * len(picked)].reshape(len(table), len(picked))
             np.take(table, picked, axis=1, out=gains, mode="clip")  # other modes copy
-            yield start, gains, pauses
+            yield part, gains, pauses

@@ -15,9 +15,7 @@ import numpy.typing as npt
 
 from stages.ctc_kernels import (
     BACKWARD,
-    BLANK,
     FORWARD,
-    TOKEN,
     Decisions,
     Float64,
     Lattice,
@@ -105,11 +103,11 @@ def _search(lattice: Lattice) -> npt.NDArray[np.int32] | None:
     kept = []
     for steps in blocks:
         kept.append(row)
-        row = columns_of(row, (0, 0), min(steps.stop + 1, lattice.num_tokens) + 1)
+        row = columns_of(row, (0, 0), min(steps.stop, lattice.num_tokens) + 1)
         if decisions is None:
             stepper.advance(steps, row)
         else:
-            stepper.decide(steps, (0, 0), row, decisions, 0)
+            stepper.decide(steps, (0, 0), row, decisions.part(steps, row.shape[1] // 2))
     places = _meeting(columns_of(row, (0, 0), lattice.num_tokens + 1))
     if places is None:
         return None
@@ -120,7 +118,7 @@ def _search(lattice: Lattice) -> npt.NDArray[np.int32] | None:
     for steps in reversed(blocks):
         firsts, width = _cones(places, len(steps), lattice.num_tokens)
         cones = Decisions.empty(len(steps), width)
-        stepper.decide(steps, firsts, columns_of(kept.pop(), firsts, width), cones, steps.start)
+        stepper.decide(steps, firsts, columns_of(kept.pop(), firsts, width), cones)
         places = _follow(cones, firsts, places, marks)
     return _tokens(lattice, marks)
 
@@ -131,32 +129,28 @@ def _steps_apart(lattice: Lattice) -> int:
 
 
 def _meeting(row: Float64) -> tuple[_Place, _Place] | None:
-    """Join the searches after their last step.
-
-    Returns:
-        For each search, in its own order, where the path is one step further: the other search's last place. None where
-        no path joins.
-    """
-    ours, theirs = row.reshape(2, 2, -1)[:, FORWARD], row.reshape(2, 2, -1)[:, BACKWARD]
-    entry = np.maximum(ours[BLANK], ours[TOKEN])
-    on_blank = entry + theirs[BLANK, ::-1]
-    on_token = np.maximum(ours[TOKEN, 1:], entry[:-1]) + theirs[TOKEN, :0:-1]
+    """Join the searches; return the places of both at their last step, each in its search's own order."""
+    (token, token_there), (blank, blank_there) = row.reshape(2, 2, -1)
+    entry = np.maximum(blank, token)
+    on_blank = entry + blank_there[::-1]
+    on_token = np.maximum(token[1:], entry[:-1]) + token_there[:0:-1]
     best = max(on_blank.max(), on_token.max())
     if best == -np.inf:
         return None
     blanks, tokens = np.flatnonzero(on_blank == best), np.flatnonzero(on_token == best) + 1
-    blank, token = blanks.max(initial=-1), tokens.max(initial=-1)
-    later = _Place(column=int(max(blank, token)), on_token=bool(token > blank))
-    last = Decisions.empty(1, len(entry))
-    last.note(0, row[None].copy())
-    _, column, on = last.walk_back(FORWARD, later.column, later.on_token)
-    return later, _Place(column=column, on_token=on).seen_from_the_other_end(len(entry) - 1)
+    last_blank, last_token = int(blanks.max(initial=-1)), int(tokens.max(initial=-1))
+    later = _Place(column=max(last_blank, last_token), on_token=last_token > last_blank)
+    earlier = later
+    if not later.on_token or entry[later.column - 1] > token[later.column]:
+        column = later.column - later.on_token
+        earlier = _Place(column=column, on_token=bool(token[column] > blank[column]))
+    return earlier, later.seen_from_the_other_end(len(entry) - 1)
 
 
 def _cones(places: tuple[_Place, _Place], num_steps: int, num_tokens: int) -> tuple[tuple[int, int], int]:
-    """Return where the columns begin that can lead to the places after `num_steps` steps, and how many they are."""
-    width = min(num_steps + 2, num_tokens + 1)
-    forward, backward = (max(0, min(place.column, num_tokens) + 1 - width) for place in places)
+    """Return where the columns begin that lead to the places at the last of the steps, and how many they are."""
+    width = min(num_steps, num_tokens) + 1
+    forward, backward = (max(0, place.column + 1 - width) for place in places)
     return (forward, backward), width
 
 
