@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FULL_SCALE = 0.9995
 """Samples at or above this magnitude count as clipped: one step below full scale in 12 bits."""
 SILENCE_WINDOW = 320
+BLOCK = SILENCE_WINDOW * 10_000
+"""Samples that are worked on at once (200 s), so that an hour needs little more memory than its samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +79,17 @@ class Decoder:
         import numpy as np
 
         config, channels = self._config, window.samples.shape[1]
-        if not np.isfinite(window.samples).all():
+        blocks = range(0, len(window.samples), BLOCK)
+        if not all(np.isfinite(window.samples[start : start + BLOCK]).all() for start in blocks):
             raise AudioProblem(Reason.NOT_FINITE, "samples are NaN or infinite")
         mono = _mix(window.samples, utterance.channel)
         seconds = len(mono) / window.rate
         if seconds < config.min_seconds:
             raise AudioProblem(Reason.TOO_SHORT, f"{seconds:.3f} s, the recipe asks for {config.min_seconds} s")
-        clipped = float(np.mean(np.abs(mono) >= FULL_SCALE))
-        if clipped > config.max_clipped:
-            raise AudioProblem(Reason.CLIPPED, f"{clipped:.1%} of the samples are at full scale")
+        clipped = sum(int((np.abs(mono[i : i + BLOCK]) >= FULL_SCALE).sum()) for i in range(0, len(mono), BLOCK))
+        clipped_share = clipped / len(mono)
+        if clipped_share > config.max_clipped:
+            raise AudioProblem(Reason.CLIPPED, f"{clipped_share:.1%} of the samples are at full scale")
         pcm = to_pcm(mono, window.rate)
         level = loudest_dbfs(pcm)
         if level < config.silence_dbfs:
@@ -110,7 +114,10 @@ def to_pcm(mono: "npt.NDArray[np.float32]", rate: int) -> "npt.NDArray[np.int16]
     import soxr
 
     resampled = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-    pcm: npt.NDArray[np.int16] = np.clip(np.rint(resampled * 32768.0), -32768, 32767).astype(np.int16)
+    pcm = np.empty(len(resampled), np.int16)
+    for start in range(0, len(pcm), BLOCK):
+        part = np.rint(resampled[start : start + BLOCK] * 32768.0)
+        pcm[start : start + BLOCK] = np.clip(part, -32768, 32767)
     return pcm
 
 
@@ -118,7 +125,10 @@ def loudest_dbfs(pcm: "npt.NDArray[np.int16]") -> float:
     """Return the RMS level of the loudest 20 ms in dB below full scale, -120 for digital silence."""
     import numpy as np
 
-    padded = np.zeros(-(-len(pcm) // SILENCE_WINDOW) * SILENCE_WINDOW)
-    padded[: len(pcm)] = pcm / 32768.0
-    power = float(np.square(padded).reshape(-1, SILENCE_WINDOW).mean(axis=1).max(initial=0.0))
+    power = 0.0
+    for start in range(0, len(pcm), BLOCK):
+        part = pcm[start : start + BLOCK]
+        padded = np.zeros(-(-len(part) // SILENCE_WINDOW) * SILENCE_WINDOW)
+        padded[: len(part)] = part / 32768.0
+        power = max(power, float(np.square(padded).reshape(-1, SILENCE_WINDOW).mean(axis=1).max(initial=0.0)))
     return float(10 * np.log10(max(power, 1e-12)))

@@ -3,6 +3,8 @@
 Everything here is a pure function of the clip, so a clip's features cannot depend on its batch-mates.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -27,6 +29,9 @@ PREEMPHASIS = 0.97
 POWER_FLOOR = 1e-7
 """Added to each mel band, near the power of 16-bit rounding noise, so that digital silence has a finite logarithm."""
 
+BLOCK = 6_000
+"""Short-time frames that are held at once: one minute, 25 MB."""
+
 SPREAD_FLOOR = 0.1
 """Smallest standard deviation by which a cepstral coefficient is divided; speech has 1 to 10."""
 
@@ -44,15 +49,28 @@ def signal_of(pcm: npt.NDArray[np.int16]) -> Float:
     return pcm.astype(np.float64) / 32768
 
 
-def power_spectra(signal: Float) -> Float:
-    """Return Hamming-windowed power spectra, shape (frames_covering(num_samples, HOP), FFT // 2 + 1).
+def spectra_in_blocks(pcm: npt.NDArray[np.int16], preemphasis: float = 0.0) -> Iterator[Float]:
+    """Yield Hamming-windowed power spectra, shape (num_frames, FFT // 2 + 1), BLOCK frames of a clip at a time.
 
-    Samples beyond the clip count as zero.
+    So an hour takes no more memory than a minute. There are frames_covering(num_samples, HOP) frames in all; samples
+    beyond the clip count as zero. The samples are first emphasised: each loses `preemphasis` times the one before it.
+
+    Raises:
+        ValueError: if the clip is empty or not int16.
     """
-    count = frames_covering(len(signal), HOP)
-    left = (WINDOW - HOP) // 2
-    right = (count - 1) * HOP + WINDOW - left - len(signal)
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(signal, (left, right)), WINDOW)[::HOP]
+    signal_of(pcm[:1])
+    count, left = frames_covering(len(pcm), HOP), (WINDOW - HOP) // 2
+    for first in range(0, count, BLOCK):
+        start = first * HOP - left
+        end = (min(first + BLOCK, count) - 1) * HOP + WINDOW - left
+        low, high = max(0, start), min(end, len(pcm))
+        before = pcm[max(0, low - 1) : max(0, low - 1) + 1]
+        signal = signal_of(np.concatenate([before, pcm[low:high]]))
+        yield _spectra(np.pad(signal[1:] - preemphasis * signal[:-1], (low - start, end - high)))
+
+
+def _spectra(padded: Float) -> Float:
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
     return np.asarray(np.abs(np.fft.rfft(frames * np.hamming(WINDOW), FFT)) ** 2)
 
 
@@ -75,9 +93,8 @@ def cosine_basis() -> Float:
 
 def cepstra(pcm: npt.NDArray[np.int16]) -> Float:
     """Return mel-frequency cepstra, shape (frames_covering(num_samples, HOP), NUM_CEPSTRA)."""
-    signal = signal_of(pcm)
-    emphasised = signal - PREEMPHASIS * np.concatenate([signal[:1], signal[:-1]])
-    return np.asarray(np.log(power_spectra(emphasised) @ _FILTERS.T + POWER_FLOOR) @ _COSINES.T)
+    blocks = spectra_in_blocks(pcm, PREEMPHASIS)
+    return np.concatenate([np.log(spectra @ _FILTERS.T + POWER_FLOOR) @ _COSINES.T for spectra in blocks])
 
 
 def deltas(features: Float) -> Float:

@@ -18,7 +18,7 @@ from schemas.records import Artifact, Clip, Encoded, F0Track, UnitStream
 from schemas.rejects import Reject
 from stages.artifacts import load_npy, verified_bytes
 from stages.kmeans import assign
-from stages.mfcc import FFT, HOP, WINDOW, power_spectra, signal_of
+from stages.mfcc import FFT, HOP, WINDOW, spectra_in_blocks
 
 SLOT = "style"
 GRID = centred_grid(Samples(SAMPLE_RATE))
@@ -165,16 +165,16 @@ def style_features(pcm: npt.NDArray[np.int16], track: F0Track) -> npt.NDArray[np
 
     Args:
         pcm: int16, shape (num_samples,), not empty.
-        track: its F0, with a hop of 160 samples.
+        track: its F0, with a hop that divides 160 samples.
 
     Raises:
         ValueError: if the clip is empty or the track does not cover it.
     """
     count = frames_covering(len(pcm), HOP)
-    if track.hop != HOP or len(track.hz) != count:
+    if HOP % track.hop or len(track.hz) != frames_covering(len(pcm), track.hop):
         raise ValueError(f"{len(track.hz)} F0 frames of hop {track.hop} do not fit a clip of {len(pcm)} samples")
-    energy, tilt, centroid = _spectral(signal_of(pcm))
-    hz = track.hz.astype(np.float64)
+    energy, tilt, centroid = _spectral(pcm)
+    hz = track.hz[:: HOP // track.hop].astype(np.float64)
     active = energy > energy.max() - ACTIVE_DB
     voiced = (hz > 0) & active
     octaves = np.log2(np.where(voiced, hz, 1.0))
@@ -201,14 +201,18 @@ def style_features(pcm: npt.NDArray[np.int16], track: F0Track) -> npt.NDArray[np
     return np.array(rows, dtype=np.float32)
 
 
-def _spectral(signal: Float) -> tuple[Float, Float, Float]:
+def _spectral(pcm: npt.NDArray[np.int16]) -> tuple[Float, Float, Float]:
     """Return energy in dB of full scale, tilt in dB and centroid in kHz of each short-time frame."""
-    # By Parseval, the mean of a band's share over all bins is its share of the mean power in the window.
-    spectra = power_spectra(signal) * (2 / (FFT * (np.hamming(WINDOW) ** 2).sum())) + POWER_FLOOR / (FFT // 2 + 1)
     khz = np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT / 1000
-    total = spectra.sum(axis=1)
-    low, high = spectra[:, khz < 1].sum(axis=1), spectra[:, (khz >= 1) & (khz < 5)].sum(axis=1)
-    return 10 * np.log10(total), 10 * np.log10(low / high), spectra @ khz / total
+    parts = []
+    for power in spectra_in_blocks(pcm):
+        # By Parseval, the mean of a band's share over all bins is its share of the mean power in the window.
+        spectra = power * (2 / (FFT * (np.hamming(WINDOW) ** 2).sum())) + POWER_FLOOR / (FFT // 2 + 1)
+        total = spectra.sum(axis=1)
+        low, high = spectra[:, khz < 1].sum(axis=1), spectra[:, (khz >= 1) & (khz < 5)].sum(axis=1)
+        parts.append((10 * np.log10(total), 10 * np.log10(low / high), spectra @ khz / total))
+    energy, tilt, centroid = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return energy, tilt, centroid
 
 
 def _vector(value: Any) -> Float:

@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from scipy.fft import dct
 
 from schemas.clock import frames_covering
+from stages import mfcc
 from stages.mfcc import (
     FFT,
     HOP,
@@ -17,7 +19,7 @@ from stages.mfcc import (
     cosine_basis,
     deltas,
     mel_filters,
-    power_spectra,
+    spectra_in_blocks,
     unit_features,
 )
 from tests.feature_builders import noise, pcm_clips
@@ -65,12 +67,22 @@ def test_the_cosine_basis_is_that_of_scipy():
 
 
 def test_power_obeys_parseval():
-    signal = np.random.default_rng(0).normal(size=1600)
+    pcm = noise(1600)
     frame = 4
-    windowed = signal[frame * HOP + HOP // 2 - 200 :][:WINDOW] * np.hamming(WINDOW)
-    power = power_spectra(signal)[frame]
+    windowed = pcm[frame * HOP + HOP // 2 - 200 :][:WINDOW] * np.hamming(WINDOW) / 32768
+    power = next(spectra_in_blocks(pcm))[frame]
     both_sides = power[0] + power[-1] + 2 * power[1:-1].sum()
     assert both_sides / FFT == pytest.approx((windowed**2).sum())
+
+
+@given(length=st.integers(1, 40 * HOP), block=st.integers(1, 50), emphasis=st.sampled_from([0.0, 0.97]))
+def test_spectra_in_blocks_are_those_of_one_pass(length, block, emphasis):
+    pcm = noise(length)
+    whole = np.concatenate(list(spectra_in_blocks(pcm, emphasis)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mfcc, "BLOCK", block)
+        parts = np.concatenate(list(spectra_in_blocks(pcm, emphasis)))
+    np.testing.assert_array_equal(parts, whole)
 
 
 def test_every_filter_hears_something():

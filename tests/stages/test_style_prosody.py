@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.clock import frames_covering
+from schemas.clock import Samples, frames_covering
+from schemas.records import F0Track
 from stages.artifacts import artifact_of
 from stages.style_prosody import (
     FUNCTIONALS,
@@ -165,3 +166,12 @@ def test_broken_speaker_means_are_named(tmp_path, config):
     broken = ProsodyStyleConfig(codebook=config.codebook, speakers=artifact_of(str(tmp_path / "broken.json")))
     with pytest.raises(ValueError, match=r"broken\.json"):
         broken.setup()
+
+
+@pytest.mark.parametrize("length", [1, 160, 161, 40_000])
+def test_a_finer_track_gives_the_features_of_its_every_second_frame(length):
+    pcm = noise(length)
+    hz = np.random.default_rng(0).uniform(80, 200, frames_covering(length, 80)).astype(np.float32)
+    fine = style_features(pcm, F0Track(hz=hz, hop=Samples(80)))
+    coarse = style_features(pcm, F0Track(hz=hz[::2], hop=Samples(160)))
+    np.testing.assert_array_equal(fine, coarse)
