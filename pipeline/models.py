@@ -45,7 +45,8 @@ class ModelRef(NamedTuple):
 
     @property
     def noncommercial(self) -> bool:
-        return "NC" in self.licence.upper().replace("-", " ").split() or "noncommercial" in self.licence.lower()
+        words = self.licence.lower().replace("-", " ").split()
+        return "nc" in words or "noncommercial" in "".join(words)
 
     @property
     def hint(self) -> str:

@@ -139,9 +139,11 @@ def _join(root: str, plan: Plan, facts: Mapping[int, Mapping[str, Any]]) -> dict
         made.setdefault(json.loads(line)["transcribed_from"], []).append(line)
     rows: list[str] = []
     rejects: list[str] = []
+    reasons: Counter[str] = Counter()
     kept = 0
     for row in all_rows(plan):
         if isinstance(row, Reject):
+            reasons[row.reason.value] += 1
             rejects.append(canonical_json(reject_json(row)))
         elif has_text(row):
             kept += 1
@@ -149,7 +151,11 @@ def _join(root: str, plan: Plan, facts: Mapping[int, Mapping[str, Any]]) -> dict
         else:
             rows += made.pop(row.id, [])
     rejects += _lines(work, "rejects", facts)
-    counts = _counts(facts, inputs=sum(plan.inputs), kept=kept, rejects=len(rejects), rows=len(rows))
+    counts = _counts(facts, reasons) | {"inputs": sum(plan.inputs), "rows": len(rows), "with_text": kept}
+    if counts["inputs"] != kept + counts["transcribed"] + len(rejects):
+        raise LedgerError(
+            f"{counts['inputs']} rows, but {kept} with text, {counts['transcribed']} transcribed, {len(rejects)} rejects"
+        )
     if made:
         raise LedgerError(f"{len(made)} transcribed rows are in no manifest, the first is {min(made)!r}")
     if not rows:
@@ -169,24 +175,16 @@ def _lines(work: str, kind: str, facts: Mapping[int, Mapping[str, Any]]) -> Iter
         yield from data.decode().split("\n")[:-1]
 
 
-def _counts(
-    facts: Mapping[int, Mapping[str, Any]], *, inputs: int, kept: int, rejects: int, rows: int
-) -> dict[str, Any]:
-    """Return the ledger: inputs = rows that had text + transcribed rows + rejects."""
-    totals: dict[str, Counter[str]] = {name: Counter() for name in ("reasons", "dropped", "languages")}
+def _counts(facts: Mapping[int, Mapping[str, Any]], planned: Counter[str]) -> dict[str, Any]:
+    """Return the totals of the splits, with the rejects of the plan added."""
+    totals: dict[str, Counter[str]] = {"reasons": planned, "dropped": Counter(), "languages": Counter()}
     for record in facts.values():
         for name, total in totals.items():
             total.update(record[name])
-    transcribed = sum(record["records"] for record in facts.values())
-    if inputs != kept + transcribed + rejects:
-        raise LedgerError(f"{inputs} rows, but {kept} with text, {transcribed} transcribed and {rejects} rejects")
+    summed = {name: sum(record[name] for record in facts.values()) for name in ("segment_samples", "segments")}
     return {
         **{name: dict(sorted(total.items())) for name, total in totals.items()},
-        "inputs": inputs,
-        "rejects": rejects,
-        "rows": rows,
-        "segment_samples": sum(record["segment_samples"] for record in facts.values()),
-        "segments": sum(record["segments"] for record in facts.values()),
-        "transcribed": transcribed,
-        "with_text": kept,
+        **summed,
+        "rejects": totals["reasons"].total(),
+        "transcribed": sum(record["records"] for record in facts.values()),
     }
