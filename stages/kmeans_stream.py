@@ -26,7 +26,7 @@ def fit_kmeans_stream(
     distinct rows than clusters is its own codebook, as with `fit_kmeans`. One thread; the result does not depend on how
     the rows are divided among clips.
 
-    Memory: about four times max(batch_rows, 5 * clusters) rows, and one clip. Time: per row and pass, 2 * clusters *
+    Memory: about six times max(batch_rows, 5 * clusters) rows, and one clip. Time: per row and pass, 2 * clusters *
     num_features operations; and up to 100 times that for each row of the start.
 
     Args:

@@ -33,6 +33,7 @@ GRID = centred_grid(Samples(SAMPLE_RATE))
 WINDOW = Samples(100 * SAMPLE_RATE)
 """Longest piece that passes the model at once; Spirit LM's release cuts there."""
 CONTEXT = Samples(5 * SAMPLE_RATE)
+PRECISIONS = ("float32", "bfloat16", "float16")
 CHUNKING = "windows of 100 s, 5 s of context"
 
 Float64 = npt.NDArray[np.float64]
@@ -55,13 +56,16 @@ class Wav2Vec2StyleConfig:
     checkpoint: Artifact
     precision: str = "float32"
 
+    def __post_init__(self) -> None:
+        _require(0, self.precision)
+
     def check(self) -> None:
         """Read the checkpoint.
 
         Raises:
             BadCheckpoint: if it is missing, changed, damaged, or no such classifier.
         """
-        facts = check_encoder(self.checkpoint, model=HUGGINGFACE, layer=None)
+        facts = check_encoder(self.checkpoint, layer=None)
         _frames_per_window(facts, self.checkpoint)
         head_of(self.checkpoint, facts)
 
@@ -101,18 +105,22 @@ class Wav2Vec2KmeansStyleConfig:
     quantiser: QuantiserConfig
     precision: str = "float32"
 
+    def __post_init__(self) -> None:
+        _require(self.layer, self.precision)
+
     def check(self) -> None:
         """Read the checkpoint and the codebook.
 
         Raises:
             BadCheckpoint: if either is missing, changed or damaged, has no such layer, or they do not fit each other.
         """
-        facts = check_encoder(self.checkpoint, model=HUGGINGFACE, layer=self.layer)
+        facts = check_encoder(self.checkpoint, layer=self.layer)
         _frames_per_window(facts, self.checkpoint)
         self.quantiser.check(facts.width)
 
     def setup(self) -> "Wav2Vec2KmeansStyle":
         windows = _windows(self.checkpoint, self.layer, self.precision)
+        self.quantiser.check(windows.width)
         return Wav2Vec2KmeansStyle(windows, self.quantiser.load())
 
     def contract(self) -> UnitContract:
@@ -130,6 +138,13 @@ class Wav2Vec2StyleFeatures:
     checkpoint: Artifact
     layer: int
     precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        _require(self.layer, self.precision)
+
+    def check(self) -> None:
+        """Raise BadCheckpoint for whatever is wrong with the checkpoint."""
+        _frames_per_window(check_encoder(self.checkpoint, layer=self.layer), self.checkpoint)
 
     def setup(self) -> "StyleFeatures":
         return StyleFeatures(_windows(self.checkpoint, self.layer, self.precision))
@@ -152,11 +167,15 @@ class Windows:
         """Samples of the shortest clip that has a window."""
         return self._parts[0][1].receptive
 
+    @property
+    def width(self) -> int:
+        return self._parts[0][1].width
+
     def means(self, pcm: npt.NDArray[np.int16]) -> Float64:
         """Return float64, shape (num_windows, width); no rows for a clip shorter than `receptive`."""
         count = self._parts[0][1].num_frames(len(pcm))
         starts = np.arange(0, count, self._frames)
-        total: Float64 = np.zeros((len(starts), self._parts[0][1].width))
+        total: Float64 = np.zeros((len(starts), self.width))
         if count == 0:
             return total
         wave = pcm.astype(np.float32) / np.float32(32768)
@@ -212,6 +231,13 @@ class StyleFeatures:
     def features(self, clip: Clip, track: F0Track | None) -> npt.NDArray[np.float32]:
         """Return float32, shape (num_windows, width); no rows for a clip too short for a frame."""
         return self._windows.means(clip.pcm).astype(np.float32)
+
+
+def _require(layer: int, precision: str) -> None:
+    if layer < 0:
+        raise ValueError(f"layer must not be negative, got {layer}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
 
 
 def _with_style(record: Encoded, ids: npt.NDArray[np.uint16]) -> Encoded:
