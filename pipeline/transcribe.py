@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline import chain
+from pipeline import backends, chain
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import LedgerError, reconcile
 from pipeline.job import Job, Limits
-from pipeline.manifest import locate, read_manifest
-from pipeline.plan import Plan, Row, all_rows, seconds_of, write_plan
+from pipeline.plan import Plan, all_rows, seconds_of, write_plan
 from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_bytes, read_json
 from pipeline.transcripts import TranscriptSinkConfig, manifest_row, reject_json
 from schemas.canonical import canonical_json
@@ -26,7 +25,6 @@ from schemas.recipe import Recipe
 from schemas.records import Artifact, Utterance
 from schemas.rejects import Reject
 from stages.decode import DecodeConfig
-from stages.transcribe_whisperx import WhisperxTranscribeConfig
 
 FORMAT = "interloom-transcripts/1"
 FOLDER = "transcripts"
@@ -38,24 +36,16 @@ class TranscribeError(RuntimeError):
     """The manifest cannot be transcribed; the message says why and what to do."""
 
 
-def transcribe_config(recipe: Recipe, checkpoint: Artifact) -> WhisperxTranscribeConfig:
-    """Return the stage of a recipe with a `transcribe` section.
+def transcribe_steps(recipe: Recipe, checkpoint: Artifact) -> chain.Steps:
+    """Return the job's stages: decoding with a limit on length of its own, and transcription.
 
     Raises:
-        TranscribeError: if it has none.
+        TranscribeError: if the recipe has no `transcribe` section.
     """
-    if recipe.transcribe is None:
+    config = backends.transcribe_config(recipe, {"transcribe_model": checkpoint})
+    if recipe.transcribe is None or config is None:
         raise TranscribeError("the recipe has no transcribe section: name a checkpoint there, or give every row a text")
-    ours = set(WhisperxTranscribeConfig.__dataclass_fields__)
-    settings = {name: value for name, value in recipe.transcribe.model_dump().items() if name in ours - {"checkpoint"}}
-    return WhisperxTranscribeConfig(checkpoint=checkpoint, **settings)
-
-
-def transcribe_steps(recipe: Recipe, checkpoint: Artifact) -> chain.Steps:
-    """Return the job's stages: decoding without the build's limit on length, and transcription."""
-    config = transcribe_config(recipe, checkpoint)
-    longest = recipe.transcribe.max_seconds if recipe.transcribe else 0.0
-    decode = DecodeConfig(**{**recipe.decode.model_dump(), "max_seconds": longest})
+    decode = DecodeConfig(**{**recipe.decode.model_dump(), "max_seconds": recipe.transcribe.max_seconds})
     return (decode, config)
 
 
@@ -70,7 +60,7 @@ def transcribe(
 ) -> str:
     """Return the path of a manifest in which every row has text, transcribing what has none.
 
-    Its audio paths are those of the given plan's manifest: read it with `transcribed_rows(path, plan.base)`.
+    Its audio paths are those of the given plan's manifest, so relative ones start from `plan.base`.
 
     `transcripts/` and, while at work, `transcribe/` lie in the dataset folder `root`. Rows that the plan of the given
     manifest rejects are counted and left out.
@@ -105,12 +95,9 @@ def transcribe(
         facts = drive(job, part, settings, progress)
         reconcile(part, facts)
     counts = _join(root, plan, facts)
-    described = {
-        "fingerprint": wanted,
-        "format": FORMAT,
-        "transcriber": transcribe_config(recipe, checkpoint).metadata(),
-    }
-    publish_json({**described, **counts, "settings": chain.describe(steps[1])}, join(root, FOLDER, "transcribe.json"))
+    described = {"fingerprint": wanted, "format": FORMAT, "settings": chain.describe(steps)}
+    transcriber = backends.transcribe_config(recipe, {"transcribe_model": checkpoint}).metadata()
+    publish_json({**described, **counts, "transcriber": transcriber}, join(root, FOLDER, "transcribe.json"))
     if not is_remote(work):
         shutil.rmtree(work, ignore_errors=True)
     return final
@@ -118,12 +105,6 @@ def transcribe(
 
 def has_text(row: Utterance) -> bool:
     return bool(row.text.strip())
-
-
-def transcribed_rows(path: str, base: str) -> list[Row]:
-    """Return the rows of a manifest that `transcribe` wrote, their audio found from the first manifest's folder."""
-    rows = read_manifest(path)
-    return [replace(row, location=locate(row.audio, base)) if isinstance(row, Utterance) else row for row in rows]
 
 
 def _patient(limits: Limits, longest: float) -> Limits:
@@ -153,9 +134,8 @@ def _join(root: str, plan: Plan, facts: Mapping[int, Mapping[str, Any]]) -> dict
     rejects += _lines(work, "rejects", facts)
     counts = _counts(facts, reasons) | {"inputs": sum(plan.inputs), "rows": len(rows), "with_text": kept}
     if counts["inputs"] != kept + counts["transcribed"] + len(rejects):
-        raise LedgerError(
-            f"{counts['inputs']} rows, but {kept} with text, {counts['transcribed']} transcribed, {len(rejects)} rejects"
-        )
+        parts = f"{kept} with text, {counts['transcribed']} transcribed and {len(rejects)} rejects"
+        raise LedgerError(f"{counts['inputs']} rows, but {parts}")
     if made:
         raise LedgerError(f"{len(made)} transcribed rows are in no manifest, the first is {min(made)!r}")
     if not rows:

@@ -26,7 +26,7 @@ POSITIONS = 448
 NUM_TEXT = 50_257
 """Bytes and fillers; the special tokens follow."""
 VOCABULARY = 51_865
-STEPS, BATCH, LEARNING_RATE, VARIANTS = 700, 8, 4e-3, 8
+STEPS, BATCH, LEARNING_RATE, VARIANTS = 320, 8, 4e-3, 8
 LANGUAGES = ("en", "de")
 """Every second sentence is taken for German, so that there is a language to detect."""
 README = """# A tiny Whisper for tests
@@ -204,7 +204,7 @@ def train(steps: int, special: Sequence[str]) -> Any:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        if step % 50 == 0 or step == steps - 1:
+        if step % 20 == 0 or step == steps - 1:
             print(f"step {step}: loss {loss.item():.3f}", flush=True)
     return model.eval()
 
