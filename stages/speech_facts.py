@@ -6,7 +6,7 @@ names and defaults are those of transformers' HubertConfig, Wav2Vec2Config and W
 The models: arXiv 2106.07447 (HuBERT), 2006.11477 (wav2vec 2.0), 2110.13900 (WavLM).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,7 +120,16 @@ def encoder_facts(checkpoint: Artifact, model: str = HUGGINGFACE) -> EncoderFact
 
 def _of_folder(folder: Path) -> EncoderFacts:
     path = folder / "config.json"
-    config = read_json_file(path)
+    facts = facts_of_config(read_json_file(path), path)
+    return replace(facts, wave_epsilon=_wave_epsilon(folder, facts.conv_norm))
+
+
+def facts_of_config(config: dict[str, Any], path: Path) -> EncoderFacts:
+    """Return the shape that a `config.json` describes; how clips are normalised is said elsewhere.
+
+    Raises:
+        BadCheckpoint: if it asks for what is not supported.
+    """
     family = config.get("model_type")
     if family not in FAMILIES:
         raise BadCheckpoint(f"{path}: model_type is {family!r}, supported are {', '.join(FAMILIES)}")
@@ -133,7 +142,6 @@ def _of_folder(folder: Path) -> EncoderFacts:
     )
     if not 0 < len(dims) == len(kernels) == len(strides):
         raise BadCheckpoint(f"{path}: conv_dim, conv_kernel and conv_stride differ in length")
-    norm = str(config.get("feat_extract_norm", "group"))
     try:
         return EncoderFacts(
             family=family,
@@ -142,7 +150,7 @@ def _of_folder(folder: Path) -> EncoderFacts:
             heads=fields.number("num_attention_heads", 12),
             inner=fields.number("intermediate_size", 3072),
             conv=tuple(ConvShape(*shape) for shape in zip(dims, kernels, strides, strict=True)),
-            conv_norm=norm,
+            conv_norm=str(config.get("feat_extract_norm", "group")),
             conv_bias=fields.flag("conv_bias", False),
             projection_norm=family != "hubert" or fields.flag("feat_proj_layer_norm", True),
             norm_first=fields.flag("do_stable_layer_norm", False),
@@ -155,7 +163,6 @@ def _of_folder(folder: Path) -> EncoderFacts:
             epsilon=fields.real("layer_norm_eps", 1e-5),
             conv_activation=str(config.get("feat_extract_activation", "gelu")),
             activation=str(config.get("hidden_act", "gelu")),
-            wave_epsilon=_wave_epsilon(folder, norm),
         )
     except BadCheckpoint:
         raise
