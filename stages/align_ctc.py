@@ -22,6 +22,11 @@ SCORE_VERSION = 1
 LOWEST_SCORE = -99.0
 """Stands for lower ones: records are JSON, which cannot hold -inf."""
 
+STAR_NATS = -0.1
+"""Log-probability of a star in each frame: above that of any label where the text is silent about what is spoken, below
+that of the blank in silence.
+"""
+
 _SILENCE_SECONDS = 0.5
 """Pauses inside speech are shorter and hold breaths and closures."""
 
@@ -139,14 +144,15 @@ def targets_of(tokens: Sequence[Token], labels: CtcLabels, *, star: bool) -> Tar
     return Targets(ids=np.array(ids, np.int32), owner=np.array(owner, np.int32), starred=frozenset(starred))
 
 
-def with_star(log_probs: _Float32, labels: CtcLabels) -> _Float32:
-    """Append the star's column: in each frame the best letter's log-probability.
+def with_star(log_probs: _Float32) -> _Float32:
+    """Append the star's column, the same in each frame.
 
-    So a star costs nothing where letters are emitted, whatever they are, and silence stays the blank's. A star of
-    probability 1 in every frame, as torchaudio's MMS_FA has it, would take silence and parts of neighbours too.
+    Measured on the bundled corpus with the tests' tiny model, one word in the place of a star: with -0.1 the star's
+    interval overlaps the word's by 83 %, as much as with 0, which torchaudio's MMS_FA has; of a second of silence put
+    in after the word it takes 15 ms instead of 135. The best letter of each frame, which leaves silence alone too,
+    overlaps by 14 % only, since it pays for the blanks between letters.
     """
-    letters = sorted(set(labels.letters.values()))
-    return np.concatenate([log_probs, log_probs[:, letters].max(axis=1, keepdims=True)], axis=1)
+    return np.pad(log_probs, ((0, 0), (0, 1)), constant_values=np.float32(STAR_NATS))
 
 
 class CtcAligner:
@@ -195,7 +201,7 @@ class CtcAligner:
         if not np.isfinite(log_probs).all():
             return self._reject(item, Reason.NO_ALIGNMENT, "the model's output is not finite")
         labels = self._labels
-        path = align_ctc(with_star(log_probs, labels) if targets.starred else log_probs, targets.ids, labels.blank)
+        path = align_ctc(with_star(log_probs) if targets.starred else log_probs, targets.ids, labels.blank)
         if path is None:
             return self._no_path(item)
         marks = [labels.blank] if labels.delimiter is None else [labels.blank, labels.delimiter]

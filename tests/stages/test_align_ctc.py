@@ -22,7 +22,7 @@ MARKED = CtcLabels(letters={c: i + 2 for i, c in enumerate(ALPHABET)}, blank=0, 
 BARE = CtcLabels(letters={c: i for i, c in enumerate(ALPHABET)}, blank=27, delimiter=None, width=28)
 POOR = CtcLabels(letters={c: i + 1 for i, c in enumerate("ehlorwd")}, blank=0, delimiter=None, width=8)
 CHECKPOINT = Artifact(path="ctc", sha256="0" * 64)
-SURE = math.log(0.9)
+SURE = math.log(0.99)
 
 
 class Emissions:
@@ -50,9 +50,9 @@ def samples_for(num_frames, rest=0):
 
 
 def painted(labels, text):
-    """Emissions that say one character per frame: a letter, `_` for blank, `|` for the mark; each with 0.9."""
+    """Emissions that say one character per frame: a letter, `_` for blank, `|` for the mark; each with 0.99."""
     columns = [{"_": labels.blank, "|": labels.delimiter}.get(char, labels.letters.get(char)) for char in text]
-    log_probs = np.full((len(text), labels.width), math.log(0.1 / (labels.width - 1)), np.float32)
+    log_probs = np.full((len(text), labels.width), math.log(0.01 / (labels.width - 1)), np.float32)
     log_probs[np.arange(len(text)), columns] = SURE
     return log_probs
 
@@ -175,13 +175,17 @@ def test_each_of_two_stars_in_a_row_has_its_own_time(labels):
     assert outcome.doubtful == (1, 2)
 
 
-def test_the_star_is_the_best_letter_and_neither_blank_nor_mark():
+def test_the_star_s_column_comes_last():
     log_probs = painted(MARKED, "_|q")
-    star = with_star(log_probs, MARKED)
-    low = math.log(0.1 / 28)
+    star = with_star(log_probs)
     assert star.dtype == np.float32
-    np.testing.assert_array_equal(star[:, :29], log_probs)
-    np.testing.assert_allclose(star[:, 29], [low, low, SURE], rtol=1e-6)
+    np.testing.assert_array_equal(star[:, : MARKED.width], log_probs)
+    np.testing.assert_array_equal(star[:, MARKED.width], np.full(3, -0.1, np.float32))
+
+
+def test_a_star_covers_the_blanks_between_letters_but_no_silence():
+    outcome = align(BARE, "_hey" + "_" * 30 + "q___q__q" + "_" * 30 + "you_", "hey", ("你好", ()), "you")
+    assert [frames(word) for word in outcome.words] == [(1, 4), (34, 42), (72, 75)]
 
 
 def test_frames_of_a_star_vouch_for_nothing():
