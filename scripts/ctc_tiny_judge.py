@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torchaudio.functional
 
 from scripts.ctc_tiny_data import RATE, Said, Wave, letters
 from scripts.ctc_tiny_lattice import BLANK, FRAMES_PER_SECOND
+from stages.ctc_search import align_ctc
 
 MARGIN_S = 0.15
 LEVEL = 0.05  # RMS of the speech
 NOISE = 2.0 / 32768  # RMS of the room
+
+LogProbs = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,24 +64,28 @@ def _moved(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds + MARGIN_S, 3)
 
 
-def emissions(model: Any, wave: Wave) -> torch.Tensor:
-    """Return log-probabilities of the labels, float32, shape (1, num_frames, num_labels)."""
+def emissions(model: Any, wave: Wave) -> LogProbs:
+    """Return log-probabilities of the labels, float32, shape (num_frames, num_labels)."""
     normal = torch.from_numpy((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)).float()
     with torch.inference_mode():
-        return torch.log_softmax(model(normal[None]).logits, dim=-1)
+        log_probs: LogProbs = torch.log_softmax(model(normal[None]).logits[0], dim=-1).numpy()
+    return log_probs
 
 
-def aligned(log_probs: torch.Tensor, words: Sequence[str], vocab: dict[str, int]) -> tuple[list[float], float]:
+def aligned(log_probs: LogProbs, words: Sequence[str], vocab: dict[str, int]) -> tuple[list[float], float]:
     """Return each word's start in seconds and the mean log-probability of the letters on the best path.
 
     The start is that of the first frame of the word's first letter.
+
+    Raises:
+        ValueError: if the words have more letters than the clip has frames.
     """
-    labels = [vocab[letter] for letter in "|".join(words)]
-    path, scores = torchaudio.functional.forced_align(log_probs, torch.tensor([labels], dtype=torch.int32), blank=BLANK)
-    spans = torchaudio.functional.merge_tokens(path[0], scores[0])
+    path = align_ctc(log_probs, np.array([vocab[letter] for letter in "|".join(words)], dtype=np.int32), BLANK)
+    if path is None:
+        raise ValueError(f"{' '.join(words)!r} does not fit into {len(log_probs)} frames")
     firsts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
-    spoken = path[0] != BLANK
-    return [spans[int(first)].start / FRAMES_PER_SECOND for first in firsts], float(scores[0][spoken].mean())
+    starts = [int(np.argmax(path.tokens == first)) / FRAMES_PER_SECOND for first in firsts]
+    return starts, float(path.nats[path.tokens >= 0].mean())
 
 
 def judge(model: Any, utterances: Sequence[Said], vocab: dict[str, int]) -> Figures:
@@ -95,8 +102,9 @@ def judge(model: Any, utterances: Sequence[Said], vocab: dict[str, int]) -> Figu
         starts, score = aligned(log_probs, texts[index], vocab)
         errors += [abs(at - gold) for at, (_, gold, _) in zip(starts, words, strict=True) if gold is not None]
         right.append(score)
-        wrong.append(aligned(log_probs, _other(texts, index, log_probs.shape[1]), vocab)[1])
-        heard = [label for label in torch.unique_consecutive(log_probs[0].argmax(-1)).tolist() if label != BLANK]
+        wrong.append(aligned(log_probs, _other(texts, index, len(log_probs)), vocab)[1])
+        best = log_probs.argmax(axis=1)
+        heard = [int(label) for label in best[np.diff(best, prepend=-1) != 0] if label != BLANK]
         wanted = [vocab[letter] for letter in "|".join(texts[index])]
         edits, total = edits + _distance(heard, wanted), total + len(wanted)
     error = np.array(errors)

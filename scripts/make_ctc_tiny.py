@@ -45,7 +45,8 @@ gives the same speech again; the same PyTorch on the same kind of processor the 
 
 `heldout/` holds {kept} utterances by voices that it was not trained on, of sentences that it was not trained on. Each
 has a row in `heldout/heldout.jsonl`: `audio`, `text`, `voice`, and `words`, a list of token, start and end in seconds
-(null where espeak-ng gives no time for the token alone). In the last {stars} the text has a token that the labels cannot spell.
+(null where espeak-ng gives no time for the token alone). In the last {stars} the text has a token that the labels
+cannot spell.
 
 Figures on all {heldout_voices} held-out voices times the {sentences} plain held-out sentences:
 
