@@ -202,7 +202,7 @@ class Stepper:
     ) -> Iterator[tuple[range, Float64, Iterable[Float64 | None]]]:
         """Yield for a few steps at a time: which of `steps`, what all columns but the first gain, the pauses."""
         picked = self._lattice.picked(firsts, row.shape[1] // 2)
-        size = len(self._gains) // row.shape[1]
+        size = max(1, len(self._gains) // max(row.shape[1], 2 * self._lattice.log_probs.shape[1]))
         for start in range(0, len(steps), size):
             part = range(len(steps))[start : start + size]
             table, pauses = self._lattice.relative(steps[start : start + size])

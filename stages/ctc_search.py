@@ -2,9 +2,12 @@
 
 Viterbi search over the CTC lattice (Graves et al. 2006, "Connectionist Temporal Classification", section 4.1, with the
 sum replaced by the maximum). One search from each end; they meet in the middle, and from there the path is followed
-to both ends. Instead of back-pointers, rows of scores are kept: all of them for an utterance, one every few steps for
-long audio. There the way back computes the steps between two kept rows once more, but only the cone of columns that
-can lead to the path's place.
+to both ends. For an utterance the way to each place is noted, two bytes per frame and target. For long audio only a row
+of scores is kept every so many steps; the way back takes the steps between two rows once more, but only in the cone of
+columns that can lead to the path's place.
+
+`torchaudio.functional.forced_align` sums in float32 and, where advancing by one and by two tie, stays instead, so that
+it may return a path that is not the best (torchaudio 2.8, `forced_align/cpu/compute.cpp`).
 """
 
 import math

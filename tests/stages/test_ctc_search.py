@@ -265,6 +265,21 @@ def test_float32_sums_would_choose_wrong(backwards):
     assert np.spacing(np.float32(7.9 * spoken)) > 0.01
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("masked", [-np.inf, -1e30, -1e11, -1e4])
+def test_a_masked_blank_leaves_the_other_scores_their_digits(masked, backwards):
+    log_probs = np.full((40, 3), [0, -60, -60], np.float32)
+    log_probs[2:4, :2] = masked, 0
+    log_probs[10, 2], log_probs[12, 2] = (-1e-6, -2e-6) if backwards else (-2e-6, -1e-6)
+    targets = np.array([1, 2], np.int32)
+    if backwards:
+        log_probs, targets = log_probs[::-1], targets[::-1].copy()
+    path = align_ctc(log_probs, targets, BLANK)
+    tokens = path.tokens[::-1] if backwards else path.tokens
+    assert np.flatnonzero(tokens == int(backwards)).tolist() == [2, 3]
+    assert np.flatnonzero(tokens == int(not backwards)).tolist() == [10 if backwards else 12]
+
+
 GOOD = np.zeros((4, 3), np.float32)
 ONE = np.array([1], np.int32)
 
