@@ -114,7 +114,12 @@ class ImportedAligner:
         if isinstance(found, Mismatch):
             ours = shown(item.tokens[found.token].text) if found.token < len(item.tokens) else "nothing"
             theirs = shown(words[found.word].text) if found.word < len(words) else "nothing"
-            detail = f"{entry.file}: more than {most} of {sayable} words differ, first {ours}, where it has {theirs}"
+            told = (
+                f"too many of {sayable} words differ"
+                if found.gave_up
+                else f"more than {most} of {sayable} words differ"
+            )
+            detail = f"{entry.file}: {told}, first {ours}, where it has {theirs}"
             return self._reject(item, Reason.WRONG_TRANSCRIPT, detail)
         try:
             settle([word for k, word in enumerate(words) if k not in found.silences], entry, item.clip.num_samples)

@@ -62,6 +62,7 @@ class Entry:
     has_probabilities: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "file", printable(self.file))
         known = [word.confidence for word in self.words if word.confidence is not None]
         object.__setattr__(self, "has_probabilities", bool(known) and all(0 <= value <= 1 for value in known))
 

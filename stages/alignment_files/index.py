@@ -71,7 +71,7 @@ class AlignmentIndex:
         Raises:
             BadAlignment: if several match as well.
         """
-        audio = utterance.audio.rpartition(".")[0] or utterance.audio
+        audio = _without_suffix(utterance.audio)
         dashed = audio.replace(" ", "-")  # as NeMo writes ids
         tried = [self._match(name) for name in (utterance.id, utterance.recording, audio, dashed)]
         best = next((entries for entries in tried if entries), None)
@@ -85,7 +85,7 @@ class AlignmentIndex:
     def missing(self, utterance: Utterance) -> str:
         """Return what to say of an utterance that is not found."""
         name = printable(utterance.id)
-        namesake = self._by_tail.get(_parts(utterance.audio.rpartition(".")[0])[-1])
+        namesake = self._by_tail.get(_parts(_without_suffix(utterance.audio))[-1])
         if isinstance(namesake, int):
             return f"no alignment for {name!r}; {printable(self._names[namesake])!r} lies in another folder"
         return f"no alignment for {name!r}" + (f"; {self._first_bad}" if self._first_bad else "")
@@ -118,7 +118,7 @@ class AlignmentIndex:
     def _match(self, name: str) -> list[int]:
         """Return the entries whose path agrees with a name in the most folders, and in as many as either has."""
         parts = _parts(name)
-        held = self._by_tail.get(parts[-1], [])
+        held = self._by_tail.get(parts[-1], []) if parts[-1] else []
         agreed = {}
         for entry in [held] if isinstance(held, int) else held:
             theirs = _parts(self._names[entry])
@@ -225,6 +225,11 @@ def _probed_lines(source: Source, file: int, tier: str) -> Iterator[Entry | BadA
             yield run if isinstance(run, BadAlignment) else lines.read([run[1]], run[0][0], tier)
         except BadAlignment as bad:
             yield bad
+
+
+def _without_suffix(audio: str) -> str:
+    folders, slash, name = audio.rpartition("/")
+    return folders + slash + (name.rpartition(".")[0] or name)
 
 
 def _parts(path: str) -> list[str]:

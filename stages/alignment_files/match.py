@@ -40,10 +40,15 @@ class Match(NamedTuple):
 
 
 class Mismatch(NamedTuple):
-    """No script is cheap enough; the furthest point that was reached with no edit."""
+    """No script is cheap enough, or so many were tried that the search gave up.
+
+    Attributes:
+        token: with `word`, the furthest place that was reached with no edit.
+    """
 
     token: int
     word: int
+    gave_up: bool
 
 
 class _Sides(NamedTuple):
@@ -94,7 +99,7 @@ def match(tokens: Sequence[Token], words: Sequence[str], optional: Sequence[bool
     came_from, edits = _search(sides, most)
     if edits is None:
         token, word = max((place for place, (cost, _) in came_from.items() if cost < _EDIT), default=(0, 0))
-        return Mismatch(token, word)
+        return Mismatch(token, word, len(came_from) >= MAX_STATES)
     return _script(sides, came_from, edits)
 
 

@@ -217,6 +217,20 @@ def test_edits_are_counted_and_bounded_by_the_share(tmp_path, text, edits):
     assert len(unmatched) <= edits
 
 
+def test_marks_count_where_a_script_writes_vowels_by_them(tmp_path):
+    text = ctm([("\u0915\u0940", 0.0, 1.0)])
+    assert isinstance(of_ctm(tmp_path, text, spoken([("\u0915\u0940", ())], 1)), Aligned)
+    assert of_ctm(tmp_path, text, spoken([("\u0915\u0941", ())], 1)).reason == Reason.WRONG_TRANSCRIPT
+
+
+def test_the_times_of_silences_do_not_matter_and_those_of_surplus_words_do(tmp_path):
+    words = [("<eps>", 0.9, 1.0), ("don", 0.0, 0.3), ("[noise]", 0.0, 2.0), ("'t", 0.3, 0.5), ("sil", 0.1, 0.2)]
+    assert times(of_ctm(tmp_path, ctm(words), spoken("don't", 1))) == [("don't", 0.0, 0.5)]
+    surplus = [("don't", 0.0, 0.5), ("oh", 0.2, 0.3)]
+    outcome = of_ctm(tmp_path, ctm(surplus), spoken("don't", 1), max_unmatched_share=1.0)
+    assert outcome.detail == "u.wav: a.ctm: \"don't\" at 0.000 s overlaps 'oh' at 0.200 s"
+
+
 def test_the_reject_names_the_first_difference(tmp_path):
     outcome = of_ctm(tmp_path, ctm(HELLO), spoken("Hello, big whirl", 1.2))
     detail = "u.wav: a.ctm: more than 0 of 3 words differ, first 'whirl', where it has 'world'"
@@ -274,14 +288,16 @@ def test_the_script_is_the_cheapest_one(tokens, words):
     assert isinstance(match(tokens, words, [False] * len(words), want), Match)
 
 
-def test_a_long_text_is_matched_in_linear_time_and_a_wrong_one_gives_up(tmp_path):
+def test_a_long_text_is_matched_in_linear_time_and_a_wrong_one_gives_up(monkeypatch):
     rng = random.Random(0)
     words = [rng.choice(["so", "far", "it", "was", "good"]) for _ in range(4000)]
     tokens = [Token(word, (word,)) for word in words]
     found = match(tokens, words, [False] * 4000, 0)
     assert found.edits == 0
     shuffled = sorted(words)
-    assert isinstance(match(tokens, shuffled, [False] * 4000, 20), Mismatch)
+    assert match(tokens, shuffled, [False] * 4000, 20).gave_up is False
+    monkeypatch.setattr(matching, "MAX_STATES", 5000)
+    assert match(tokens, shuffled, [False] * 4000, 2000).gave_up is True
 
 
 # ---------------------------------------------------------------- times
