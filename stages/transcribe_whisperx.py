@@ -96,7 +96,7 @@ class WhisperxTranscribeConfig:
         """Return what a manifest states about its transcripts: versions, and what found the speech."""
         from importlib.metadata import version
 
-        packages = ("whisperx", "faster-whisper", "ctranslate2")
+        packages = ("whisperx", "faster-whisper", "ctranslate2", "onnxruntime")
         return {
             "name": "whisperx",
             "version": self.version,
@@ -130,7 +130,8 @@ class Transcriber:
     def _outcome(self, clip: Clip) -> Transcribed | Reject:
         told = self._config.language or language_code(clip.utterance.language)
         if told and told not in self._languages:
-            return self._reject(clip, Reason.BAD_ROW, f"the model does not know the language {told[:40]!r}")
+            detail = f"the model does not know the language {told[:40]!r}; leave it out, or set transcribe.language"
+            return self._reject(clip, Reason.BAD_ROW, detail)
         wave = clip.pcm.astype(np.float32) / np.float32(32768)
         regions = self._recogniser.regions(wave, Samples(int(self._config.chunk_seconds * SAMPLE_RATE)))
         if not regions:

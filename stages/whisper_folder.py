@@ -17,6 +17,8 @@ CONVERT = "convert it with: ct2-transformers-converter --model IN --output_dir O
 MULTILINGUAL_VOCABULARY = 51_865
 """Smallest vocabulary of a multilingual Whisper; smaller ones know English only."""
 MEL_BINS = 80
+OLDEST_LAYOUT = 4
+"""Of `model.bin`; older ones store the size of an element instead of its type."""
 
 
 class WhisperFacts(NamedTuple):
@@ -113,7 +115,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         try:
             (version,) = _numbers(file, "<I")
             name = _string(file)
-            if not 2 <= version <= 99 or name != "WhisperSpec":
+            if not OLDEST_LAYOUT <= version <= 99 or name != "WhisperSpec":
                 raise BadCheckpoint(f"{path} holds no Whisper (version {version}, {name[:40]!r}); {CONVERT}")
             _numbers(file, "<I")  # revision
             return dict(_variables(file, size))

@@ -135,7 +135,8 @@ def test_the_language_is_the_recipes_else_the_rows_else_detected(language, row_l
 def test_a_language_that_the_model_lacks_is_the_rows_fault():
     ears = Ears([(0, 16_000)], [GOOD])
     found = outcome(ears, row_language="tlh")
-    assert (found.reason, found.detail) == (Reason.BAD_ROW, "u0: the model does not know the language 'tlh'")
+    assert found.reason is Reason.BAD_ROW
+    assert found.detail.startswith("u0: the model does not know the language 'tlh'")
     assert ears.asked == []
 
 
@@ -303,6 +304,7 @@ def silence(seconds):
     return np.zeros(int(seconds * 16_000), np.int16)
 
 
+@pytest.mark.slow
 def test_what_the_model_was_taught_is_written_down_in_its_place():
     (first, said), (second, answer) = sentences()[:2]
     pcm = np.concatenate([silence(1), first, silence(3), second, silence(2)])
@@ -317,6 +319,7 @@ def test_what_the_model_was_taught_is_written_down_in_its_place():
     assert found.dropped == ()
 
 
+@pytest.mark.slow
 def test_every_sentence_and_its_language_is_recognised():
     batch = [clip(pcm, key=f"u{i}", text="") for i, (pcm, _) in enumerate(sentences())]
     found = stage().process(batch)
@@ -325,6 +328,7 @@ def test_every_sentence_and_its_language_is_recognised():
     assert all(item.detected for item in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 3}, {"beam_size": 1}, {"language": "en"}])
 def test_texts_depend_on_no_batch_mate_and_on_no_earlier_clip(settings):
     clips = [clip(pcm, key=f"u{i}", text="") for i, (pcm, _) in enumerate(sentences())]
@@ -335,18 +339,21 @@ def test_texts_depend_on_no_batch_mate_and_on_no_earlier_clip(settings):
     assert [item.dropped for item in together] == [item.dropped for item in apart]
 
 
+@pytest.mark.slow
 def test_noise_gives_no_text():
     loud = rng_for(1, "noise").normal(0, 2000, 5 * 16_000).astype(np.int16)
     found = stage().process([clip(silence(3), text=""), clip(loud, text="")])
     assert [item.reason for item in found] == [Reason.SILENT] * 2
 
 
+@pytest.mark.slow
 def test_the_model_itself_takes_noise_for_no_speech():
     recogniser = stage()._recogniser
     waves = [rng_for(seed, "noise").normal(0, 0.03, 48_000).astype(np.float32) for seed in range(3)]
     assert [heard.no_speech > 0.6 for heard in recogniser.texts(waves, "en")] == [True] * 3
 
 
+@pytest.mark.slow
 def test_speech_that_the_model_was_not_taught_is_accounted_for():
     from pipeline.manifest import read_manifest
     from stages.decode import DecodeConfig
@@ -361,6 +368,7 @@ def test_speech_that_the_model_was_not_taught_is_accounted_for():
             assert found.reason in (Reason.EMPTY_TEXT, Reason.SILENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("longest", [2.0, 5.0, 30.0])
 def test_regions_ascend_and_are_never_too_long(longest):
     pcm = np.concatenate([pcm for pcm, _ in sentences()] * 3)
@@ -372,6 +380,7 @@ def test_regions_ascend_and_are_never_too_long(longest):
     assert sum(end - start for start, end in regions) > 0.8 * len(pcm)
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(capfd):
     pytest.importorskip("whisperx")
     tiny_config().setup().process([clip(sentences()[0][0], text="")])
