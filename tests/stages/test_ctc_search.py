@@ -50,17 +50,13 @@ def tokens_of(path):
     return [place // 2 if place % 2 else -1 for place in path]
 
 
-def collapsed(tokens):
-    return [token for token, _ in itertools.groupby(tokens) if token != -1]
-
-
 def assert_legal(path, log_probs, targets):
     assert path.tokens.dtype == np.int32
     assert path.nats.dtype == np.float32
     assert path.tokens.shape == path.nats.shape == (len(log_probs),)
     labels = np.where(path.tokens < 0, BLANK, targets[path.tokens])
     assert [label for label, _ in itertools.groupby(labels.tolist()) if label != BLANK] == targets.tolist()
-    assert collapsed(path.tokens.tolist()) == list(range(len(targets)))
+    assert [token for token, _ in itertools.groupby(path.tokens.tolist()) if token != -1] == list(range(len(targets)))
     np.testing.assert_array_equal(path.nats, log_probs[np.arange(len(log_probs)), labels])
 
 
@@ -115,11 +111,10 @@ def small_cases(draw, score=exact_score):
 def check_against_brute_force(log_probs, targets):
     best, winners = brute_force(log_probs, targets)
     path = align_ctc(log_probs, targets, BLANK)
-    if best == -math.inf:
-        assert path is None
+    assert (path is None) == (best == -math.inf)
+    if path is None:
         return
     assert_legal(path, log_probs, targets)
-    assert path.tokens.tolist() in [tokens_of(winner) for winner in winners]
     assert total(path) == best
     furthest = [max(places) for places in zip(*winners, strict=True)]
     assert furthest in winners
@@ -224,21 +219,15 @@ def test_real_scores_give_the_same_path_however_many_rows_are_kept(monkeypatch):
         np.testing.assert_array_equal(align_ctc(log_probs, targets, BLANK).tokens, whole.tokens)
 
 
-def test_the_input_stays_as_it_was_and_its_layout_does_not_matter():
+def test_the_input_stays_as_it_was_and_neither_layout_nor_the_id_of_the_blank_matters():
     log_probs, targets = peaky(300, 60, LATE)
     before = log_probs.copy(), targets.copy()
     path = align_ctc(log_probs, targets, BLANK)
     np.testing.assert_array_equal(log_probs, before[0])
     np.testing.assert_array_equal(targets, before[1])
     log_probs.flags.writeable = targets.flags.writeable = False
-    wide = np.repeat(log_probs, 2, axis=1)[:, ::2]
-    for same in (np.asfortranarray(log_probs), wide):
+    for same in (np.asfortranarray(log_probs), np.repeat(log_probs, 2, axis=1)[:, ::2]):
         np.testing.assert_array_equal(align_ctc(same, targets, BLANK).tokens, path.tokens)
-
-
-def test_the_blank_may_be_any_id():
-    log_probs, targets = peaky(300, 60, LATE)
-    path = align_ctc(log_probs, targets, BLANK)
     moved = align_ctc(np.roll(log_probs, -1, axis=1), (targets - 1).astype(np.int32), log_probs.shape[1] - 1)
     np.testing.assert_array_equal(moved.tokens, path.tokens)
 
@@ -297,20 +286,13 @@ ONE = np.array([1], np.int32)
         (GOOD, ONE * 3, 0, "got 3"),
         (GOOD, -ONE, 0, "got -1"),
         (GOOD, np.array([1, 2], np.int32), 2, "got 2"),
-        (GOOD + np.float32(np.nan), ONE, 0, "NaN"),
+        (np.where(np.eye(4, 3), np.float32(np.nan), GOOD), ONE, 0, "NaN"),
         (GOOD + np.float32(np.inf), ONE, 0, "inf"),
     ],
 )
 def test_wrong_input_is_a_value_error(log_probs, targets, blank, says):
     with pytest.raises(ValueError, match=says):
         align_ctc(log_probs, targets, blank)
-
-
-def test_one_nan_is_found():
-    log_probs = GOOD.copy()
-    log_probs[2, 2] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
-        align_ctc(log_probs, ONE, 0)
 
 
 def test_no_frames_no_path():
