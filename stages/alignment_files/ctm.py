@@ -47,7 +47,7 @@ def _word(fields: list[str], file: str, number: int) -> ImportedWord:
         raise BadAlignment(file, number, "alternatives (<ALT_BEGIN>) are not supported")
     start, duration = (parse_number(text, file, number) for text in fields[2:4])
     confidence = None
-    if len(fields) > 5 and fields[5].upper() != "NA":
+    if len(fields) > 5 and fields[5].upper() not in ("NA", "NAN"):
         confidence = _confidence(fields[5], file, number)
     return ImportedWord(fields[4], start, start + duration, confidence, fields[1])
 

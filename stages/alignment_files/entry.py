@@ -104,7 +104,7 @@ def checked_seconds(value: Any, file: str, line: int | None) -> float:
 def timed_word(
     text: Any, start: Any, end: Any, confidence: Any, lane: Any, *, file: str, line: int | None
 ) -> ImportedWord:
-    """Return a word from the values of a JSON file; without both times it has none.
+    """Return a word from the values of a JSON file; without both times it has none, and NaN is no confidence.
 
     Raises:
         BadAlignment: if a value has another type, or the times descend.
@@ -113,9 +113,7 @@ def timed_word(
         raise BadAlignment(file, line, f"a word must be text, found {shown(text)}")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float | None):
         raise BadAlignment(file, line, f"the confidence of {shown(text)} must be a number")
-    if confidence is not None and not -1e9 <= confidence <= 1e9:
-        raise BadAlignment(file, line, f"the confidence of {shown(text)} is not finite")
-    score = None if confidence is None else float(confidence)
+    score = float(confidence) if confidence is not None and -1e9 <= confidence <= 1e9 else None
     whose = lane if isinstance(lane, str) else ""
     if start is None or end is None:
         return ImportedWord(text, None, None, score, whose)
@@ -140,17 +138,17 @@ def decode_text(data: bytes, file: str, line: int | None = None) -> str:
 
 
 def decode_json(data: bytes, file: str, line: int | None = None) -> Any:
-    """Decode JSON without NaN and infinities.
+    """Decode JSON; NaN and infinities, which Whisper's tools write, are told where they stand for a time.
 
     Raises:
         BadAlignment: if it is no JSON, or nested too deeply.
     """
     text = decode_text(data, file, line)
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise BadAlignment(file, line or error.lineno, "no JSON") from None
-    except (ValueError, RecursionError):  # NaN, a number of 5,000 digits, nesting
+    except (ValueError, RecursionError):  # a number of 5,000 digits, nesting
         raise BadAlignment(file, line, "no JSON that can be read") from None
 
 
@@ -168,7 +166,3 @@ def json_list(value: Any, file: str, line: int | None = None) -> list[Any]:
     if not isinstance(value, list):
         raise BadAlignment(file, line, f"a JSON list is expected, found {shown(value)}")
     return value
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import random
 import time
@@ -160,6 +161,11 @@ def test_textgrids_of_other_writers_in_every_encoding(text, words, encoding):
     assert list(entry.words) == [word._replace(text=word.text.replace("so", "s\u014d")) for word in words]
 
 
+def test_a_tier_of_points_holds_no_words():
+    with pytest.raises(BadAlignment, match=r"no interval tier 'marks'; it has 'ann - words', 'marks'"):
+        read_textgrid("a.TextGrid", PRAATIO.encode(), "marks")
+
+
 def test_windows_line_ends_change_nothing(tmp_path):
     words = [("so", 0.1, 0.5), ("far", 0.5, 0.75)]
     for name, path in build.written(tmp_path, words, 1.0).items():
@@ -234,13 +240,16 @@ def test_whisper_words_without_times_and_with_every_name_of_a_score(tmp_path):
         {"word": " so", "start": 0, "end": 1, "score": 0.5},
         {"text": "far", "start": 1.5, "end": 2, "confidence": 0.25},
         {"word": " off", "start": 2, "end": 3, "probability": 1},
+        {"word": " end", "start": 3, "end": 4, "score": math.nan},
     ]
-    (tmp_path / "u.json").write_text(json.dumps({"segments": [{"words": words, "speaker": "SPEAKER_00"}]}))
+    segment = {"words": words, "speaker": "SPEAKER_00", "avg_logprob": math.nan}
+    (tmp_path / "u.json").write_text(json.dumps({"segments": [segment]}))
     assert only(tmp_path / "u.json").words == (
         ImportedWord(" 1984", None, None, None, "SPEAKER_00"),
         ImportedWord(" so", 0.0, 1.0, 0.5, "SPEAKER_00"),
         ImportedWord("far", 1.5, 2.0, 0.25, "SPEAKER_00"),
         ImportedWord(" off", 2.0, 3.0, 1.0, "SPEAKER_00"),
+        ImportedWord(" end", 3.0, 4.0, None, "SPEAKER_00"),
     )
 
 
@@ -326,7 +335,7 @@ BAD = {
         '{"segments": [{"words": [{"word": "so", "start": 1, "end": 0}]}]}',
         '{"segments": [{"words": [{"word": "so", "start": NaN, "end": 1}]}]}',
         '{"segments": [{"words": [{"word": "so", "start": 0, "end": 1, "score": "high"}]}]}',
-        '{"segments": [{"words": [{"word": "so", "start": 0, "end": 1, "score": 1e999}]}]}',
+        '{"segments": [{"words": [{"word": "so", "start": 0, "end": Infinity}]}]}',
         '{"segments": [{"words": [{"word": "so", "start": 0, "end": ' + "9" * 5000 + "}]}]}",
         "[" * 100_000,
         '{"segments": ' * 50_000,
