@@ -202,9 +202,9 @@ def test_frames_of_a_star_vouch_for_nothing():
 
 
 def test_scores_are_means_over_frames():
-    log_probs = painted(BARE, "_ab__c_")
-    log_probs[1:3, :], log_probs[5, :] = -9, -9
-    log_probs[1, BARE.letters["a"]], log_probs[2, BARE.letters["b"]] = -0.5, -1.5
+    log_probs = painted(BARE, "_a_b_c_")
+    log_probs[[1, 3, 5]] = -9
+    log_probs[1, BARE.letters["a"]], log_probs[3, BARE.letters["b"]] = -0.5, -1.5
     log_probs[5, BARE.letters["c"]] = -2.5
     (outcome,) = aligner(BARE, log_probs).process([spoken("ab", "c", num_samples=samples_for(7))])
     assert [word.score for word in outcome.words] == pytest.approx([-1.0, -2.5])
