@@ -228,6 +228,18 @@ def test_lhotse_times_are_those_of_the_recording(tmp_path, line):
         )
 
 
+def test_supervisions_of_a_cut_are_told_apart(tmp_path):
+    both = [
+        json.loads(build.lhotse([(text, at, at + 0.5)], 1.0, key, "rec", start=at))
+        for key, text, at in [("u1", "so", 0.0), ("u2", "far", 1.0)]
+    ]
+    cut = {"id": "cut", "start": 0.0, "duration": 2.0, "supervisions": both}
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(cut))
+    index = index_of(tmp_path)
+    texts = {key: [w.text for w in index.read(find(index, id=key).entry).words] for key in ("u1", "u2", "rec", "cut")}
+    assert texts == {"u1": ["so"], "u2": ["far"], "rec": ["so", "far"], "cut": ["so", "far"]}
+
+
 def test_lhotse_words_of_no_frame_are_refused(tmp_path):
     (tmp_path / "s.jsonl").write_text(SUPERVISION % (2.0, 7.0, 8.0))
     with pytest.raises(BadAlignment, match=r"s\.jsonl, line 1: words from 7\.00 s to 8\.60 s are not of a supervision"):
