@@ -110,7 +110,6 @@ def _check_preprocessor(folder: Path, mel_bins: int) -> None:
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the variables of `model.bin`, skipping over their bytes."""
-    size = path.stat().st_size
     with open(path, "rb") as file:
         try:
             (version,) = _numbers(file, "<I")
@@ -118,23 +117,23 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
             if not OLDEST_LAYOUT <= version <= 99 or name != "WhisperSpec":
                 raise BadCheckpoint(f"{path} holds no Whisper (version {version}, {name[:40]!r}); {CONVERT}")
             _numbers(file, "<I")  # revision
-            return dict(_variables(file, size))
+            return dict(_variables(file))
         except (struct.error, UnicodeDecodeError):
             raise BadCheckpoint(f"{path} is truncated or damaged; copy or convert it again") from None
 
 
-def _variables(file: BinaryIO, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _variables(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
     (count,) = _numbers(file, "<I")
     for _ in range(count):
         name = _string(file)
         (rank,) = _numbers(file, "<B")
         shape = _numbers(file, f"<{rank}I")
         _, num_bytes = _numbers(file, "<BI")
-        if file.tell() + num_bytes > size:
-            raise struct.error(f"{name} ends behind the file")
-        file.seek(num_bytes, 1)
+        file.seek(num_bytes, 1)  # behind the end of a truncated file nothing can be read
         yield name, shape
-    _numbers(file, "<I")  # number of aliases
+    (aliases,) = _numbers(file, "<I")
+    for _ in range(2 * aliases):
+        _string(file)
 
 
 def _numbers(file: BinaryIO, layout: str) -> tuple[int, ...]:

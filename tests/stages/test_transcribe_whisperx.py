@@ -69,6 +69,20 @@ def test_segments_become_tidy_texts_in_their_places():
     assert ears.asked == [80_000, "language", ("en", [16_000, 40_000])]
 
 
+def test_waves_are_the_samples_divided_by_full_scale():
+    heard = []
+    ears = Ears([(0, 3)], [GOOD])
+    ears.texts = lambda waves, language: heard.extend(waves) or [GOOD]
+    item = clip(np.array([-32768, 0, 8192], np.int16), text="")
+    Transcriber(WhisperxTranscribeConfig(checkpoint=NOWHERE), ears, frozenset({"en"})).process([item])
+    assert [wave.tolist() for wave in heard] == [[-1.0, 0.0, 0.25]]
+
+
+def test_a_segment_is_judged_by_its_own_length():
+    ears = Ears([(48_000, 49_600)], [Heard("much too much", -0.1, 0.0)])
+    assert outcome(ears).detail == "u0: no segment passes the guards: 1 too_fast"
+
+
 def test_what_a_guard_drops_is_kept_with_its_reason():
     heard = [GOOD, Heard("...", -0.1, 0.0), Heard("Yes.", -9.0, 0.0), Heard("Yes.", -0.1, 0.9)]
     found = outcome(Ears([(i * 16_000, i * 16_000 + 8000) for i in range(4)], heard))
@@ -199,6 +213,7 @@ BREAKS = {
     "cut in the name": (lambda f: truncate(f / "model.bin", 9), r"model\.bin is truncated"),
     "cut in a tensor": (lambda f: truncate(f / "model.bin", 1_000_000), r"model\.bin is truncated"),
     "cut at the end": (lambda f: truncate(f / "model.bin", (TINY / "model.bin").stat().st_size - 200), "is truncated"),
+    "cut in an alias": (lambda f: truncate(f / "model.bin", (TINY / "model.bin").stat().st_size - 1), "is truncated"),
     "another model": (lambda f: patch(f / "model.bin", b"WhisperSpec", b"WhimperSpec"), "no Whisper.*'WhimperSpec'"),
     "no embeddings": (lambda f: patch(f / "model.bin", b"embeddings/weight\0", b"embeddongs/weight\0"), "embeddings"),
     "a pickle": (lambda f: (f / "model.bin").write_bytes(pickle.dumps({})), r"model\.bin (is truncated|holds no)"),
