@@ -230,6 +230,7 @@ def test_damage_never_gives_anything_but_a_clear_error(valid, edits, cut):
 @example(b"\x80\x04K\x01\x85R.")
 @example(b"\x80\x04]]s.")
 @example(b"\x80\x04}](s.")
+@example(b"\x80\x04}]]s.")
 @settings(max_examples=250)
 def test_any_bytes_give_a_clear_error(data):
     outcome(data)
@@ -262,6 +263,15 @@ def test_an_array_never_outgrows_its_file():
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 1 << 20
+
+
+@pytest.mark.parametrize(
+    "shape", [b"NK\x03\x86", b"]K\x03\x86", b"G@\x00\0\0\0\0\0\0K\x03\x86", b"\x8a\x01\xfeK\xfd\x86", b"N"]
+)
+@pytest.mark.parametrize("valid", [small, small_pickle])
+def test_a_shape_of_anything_but_sizes_is_damage(valid, shape):
+    with pytest.raises(BadCheckpoint, match="damaged"):
+        read_centroids(valid.replace(b"K\x02K\x03\x86", shape), "km.bin")
 
 
 @pytest.mark.parametrize("compress", [zlib.compress, bz2.compress])

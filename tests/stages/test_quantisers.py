@@ -265,6 +265,16 @@ def test_the_margin_of_a_linear_id_is_where_the_two_best_classes_meet():
         assert weight[best] @ moved + bias[best] == pytest.approx(weight[second] @ moved + bias[second], abs=1e-4)
 
 
+def test_the_margin_of_deep_layers_is_that_of_pytorchs_gradient():
+    layers = layers_of([16, 14, 12, 9])
+    features = rows(100, 16)
+    inputs = torch.from_numpy(features).double().requires_grad_()
+    best = reference(layers).double()(inputs).topk(2, dim=1).values
+    (slope,) = torch.autograd.grad((best[:, 0] - best[:, 1]).sum(), inputs)
+    want = (best[:, 0] - best[:, 1]) / slope.norm(dim=1) / inputs.norm(dim=1)
+    np.testing.assert_allclose(LinearQuantiser(layers).classes(features).margin, want.detach().numpy(), rtol=1e-3)
+
+
 def test_small_changes_keep_linear_ids_whose_margin_is_larger():
     layers = layers_of([32, 28, 24, 21])
     features = rows(3000)

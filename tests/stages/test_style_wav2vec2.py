@@ -165,6 +165,25 @@ def test_long_clips_pass_in_windows(monkeypatch, stage):
     assert np.abs(windowed - whole).max() > 1e-2
 
 
+def test_full_scale_is_one_and_hidden_states_are_weighted():
+    class Frames:
+        """An encoder whose only feature is each frame's first sample."""
+
+        receptive, width = 320, 1
+
+        def num_frames(self, num_samples):
+            return num_samples // 320
+
+        def encode_long(self, wave, window, context):
+            return torch.from_numpy(wave[: len(wave) // 320 * 320 : 320, None])
+
+    pcm = np.full(20_000, -32768, np.int16)
+    pcm[16_000:] = 8192
+    windows = style_wav2vec2.Windows([(0.5, Frames()), (2.0, Frames())], 50)
+    assert windows.means(pcm).tolist() == [[-2.5], [0.625]]
+    assert windows.means(pcm[:300]).shape == (0, 1)
+
+
 def test_the_contract_says_what_made_the_stream():
     assert config().contract() == UnitContract(
         stream="style",
