@@ -99,13 +99,13 @@ class UromanNormaliser:
     def _spoken(self, token: str, language: str) -> tuple[str, ...]:
         """Return a token's words. One that mixes digits with anything else has none: its reading is not known."""
         plain = unicodedata.normalize("NFKC", token)
-        if any(_is_number(char) for char in token + plain):
+        if any(_is_number(char) for char in plain):
             said = number_words(_bare(plain), language)
             return tuple(word for part in said for word in self._words(part, language))
         return self._words(token, language) if any(char.isalpha() for char in token) else ()
 
     def _words(self, text: str, language: str) -> tuple[str, ...]:
-        text = re.sub("(.)\u3005", r"\1\1", text).replace("\u3007", "\u96f6")  # Han: repetition mark, zero
+        text = re.sub("(.)\u3005", r"\1\1", text)  # Han: the repetition mark
         return tuple(_WORD.findall(self._romanise(text, language).translate(_APOSTROPHES).lower()))
 
     def _reject(self, clip: Clip, reason: Reason, detail: str) -> Reject:

@@ -139,6 +139,7 @@ def test_whole_numbers_are_read_in_the_language(stage, text, language, want):
         ("½", "de"),
         ("Ⅷ", "de"),
         ("covid19", "de"),
+        ("a㏠", "de"),
         ("2-й", "ru"),
         ("9" * 31, "de"),
     ],
