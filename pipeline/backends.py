@@ -98,7 +98,7 @@ def align_config(recipe: Recipe, artifacts: Artifacts) -> Any:
         case WhisperxAlignSection() as section:
             return WhisperxAlignConfig(checkpoint=artifacts["align_model"], **settings(section))
         case ImportedSection() as section:
-            return ImportedConfig(path=section.path, source=artifacts["alignments"], **settings(section))
+            return ImportedConfig(source=artifacts["alignments"], **settings(section))
 
 
 def qc_config(recipe: Recipe) -> QcConfig:

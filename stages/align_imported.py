@@ -30,7 +30,6 @@ class ImportedConfig:
     """Imported alignments.
 
     Attributes:
-        path: the file or folder, as the recipe gives it; what is read lies at `source.path`.
         format: one of `auto`, `ctm`, `textgrid` (also the aligner MFA's CSV and JSON), `librispeech`, `whisperx`,
             `whisper-timestamped`, `lhotse`.
         tier: TextGrid tier that holds the words, alone or as `speaker - tier`; kind of a Lhotse alignment.
@@ -42,7 +41,6 @@ class ImportedConfig:
     name: ClassVar[str] = "align"
     version: ClassVar[int] = 1
 
-    path: str
     format: str = "auto"
     tier: str = "words"
     source: Artifact

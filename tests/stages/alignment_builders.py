@@ -27,7 +27,7 @@ def aligner(path, **fields):
 
 
 def imported(path, **fields):
-    return ImportedConfig(path=str(path), source=alignment_source(str(path)), **fields)
+    return ImportedConfig(source=alignment_source(str(path)), **fields)
 
 
 def align(path, *items, **fields):

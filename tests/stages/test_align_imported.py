@@ -535,8 +535,9 @@ def test_the_config_travels_and_states_what_made_the_times(tmp_path):
 
 def test_the_config_takes_the_fields_of_the_recipe(tmp_path):
     (tmp_path / "a.ctm").write_text(ctm(HELLO))
-    section = ImportedSection(path=str(tmp_path / "a.ctm")).model_dump(exclude={"backend", "sha256"})
-    config = ImportedConfig(**section, source=build.alignment_source(section["path"]))
+    section = ImportedSection(path=str(tmp_path / "a.ctm"))
+    fields = section.model_dump(exclude={"backend", "path", "sha256"})
+    config = ImportedConfig(**fields, source=build.alignment_source(section.path))
     assert config == build.imported(tmp_path / "a.ctm")
 
 
