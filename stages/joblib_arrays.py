@@ -5,7 +5,7 @@ opcodes are only read (`stages.pickle_opcodes`), and arrays of numbers are taken
 closed list are refused, so that a hostile file is told from a damaged one.
 
 The format: joblib's numpy_pickle.py (`NumpyArrayWrapper`: raw bytes after its BUILD, since joblib 1.2 behind a count of
-padding bytes and the padding) and numpy's own `ndarray.__reduce__`. Prices: 13 ms for 500 centroids of 768.
+padding bytes and the padding) and numpy's own `ndarray.__reduce__`. 500 centroids of 768 take less than 1 ms.
 """
 
 import bz2

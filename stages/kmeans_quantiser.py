@@ -41,7 +41,7 @@ def require_features(features: Float32, width: int) -> None:
 class KmeansQuantiser:
     """The nearest centroid, ties to the lowest id.
 
-    Scores come from a float64 matrix product (2 * n * clusters * width operations: about 2 ms of one core per second of
+    Scores come from a float64 matrix product (2 * n * clusters * width operations: about 1 ms of one core per second of
     audio for 500 centroids of 768 at 50 Hz). Rows that its rounding leaves in doubt are measured again, each by itself.
     So an id is a function of its row alone, on any machine.
 
