@@ -107,8 +107,13 @@ def qc_config(recipe: Recipe) -> QcConfig:
 
 
 def quantiser_config(section: KmeansQuantiser | LinearQuantiser, name: str, artifacts: Artifacts) -> Any:
-    trust = section.trust_pickle if isinstance(section, KmeansQuantiser) else False
-    return QuantiserConfig(kind=section.kind, codebook=artifacts[name], clusters=section.clusters, trust_pickle=trust)
+    return QuantiserConfig(
+        kind=section.kind,
+        codebook=artifacts[name],
+        clusters=section.clusters,
+        trained=not section.path,
+        trust_pickle=section.trust_pickle if isinstance(section, KmeansQuantiser) else False,
+    )
 
 
 def units_config(recipe: Recipe, artifacts: Artifacts) -> Any:

@@ -103,6 +103,12 @@ class KmeansQuantiser(Section):
     licence: str = ""
     origin: str = ""
 
+    @model_validator(mode="after")
+    def _trust_is_of_one_file(self) -> Self:
+        if self.trust_pickle and not self.sha256:
+            raise ValueError("trust_pickle runs what is in the file: it needs the sha256 of the one that you trust")
+        return self
+
 
 class LinearQuantiser(Section):
     """Spirit LM's: a linear layer over features whose last class is a blank, replaced by its left neighbour."""

@@ -133,7 +133,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
             f"{path} is no file of tensors: it is damaged, or a pickle of other objects, which is never executed; "
             "convert it to safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         told = " ".join(str(error).split())[:200]
         raise BadCheckpoint(f"{path} is damaged or no PyTorch file: {type(error).__name__}: {told}") from None
     if not isinstance(value, dict):
