@@ -1,13 +1,14 @@
 """Units from a speech encoder: cost, and how many ids differ from those that each clip gives alone.
 
-    python -m benchmarks.units                      48 clips of 1.5 to 20 s, HuBERT base's shape, about 10 minutes
+    python -m benchmarks.units                       48 clips of 1.5 to 20 s, HuBERT base's shape, about 10 minutes
     python -m benchmarks.units --clips 8 --layers 2  a trial
     python -m benchmarks.units --long 600            windows against a single pass, on a recording of 600 s
+    python -m benchmarks.units --checkpoint FOLDER   with weights on this machine; --layers is the layer to read
 
-Weights are random (no download), speech is the example corpus, and the codebook is k-means on the model's own features.
-One thread, all in one process, so that the figures can be compared: plain is batches of 16 clips sorted by length, padded
-with zeros, through transformers' forward without a mask, as published unit extractors do it; alone is transformers'
-forward clip by clip, whose ids are the reference. CPU seconds are of this process.
+Weights are random unless a folder is given, speech is the example corpus, and the codebook is k-means on the model's
+own features. One thread, all in one process, so that the figures can be compared: plain is batches of 16 clips sorted
+by length, padded with zeros, through transformers' forward without a mask, as published unit extractors do it; alone
+is transformers' forward clip by clip, whose ids are the reference. CPU seconds are of this process.
 """
 
 import argparse
@@ -50,8 +51,9 @@ def main() -> None:
 
     options = parsed()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        model = random_model(Path(folder), options.layers, options.seed)
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.checkpoint or made
+        model = given_model(folder) if options.checkpoint else random_model(Path(folder), options.layers, options.seed)
         checkpoint = checkpoint_of(folder)
         encoders = {
             precision: load_encoder(checkpoint, layer=options.layers, precision=precision)
@@ -67,6 +69,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--layers", type=int, default=12, help="transformer layers of the model")
     parser.add_argument("--long", type=float, default=0, metavar="SECONDS")
+    parser.add_argument("--checkpoint", metavar="FOLDER", help="a Hugging Face folder instead of random weights")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -78,8 +81,8 @@ def batches(model: Any, encoders: dict[str, SpeechEncoder], options: argparse.Na
     quantiser = codebook(encoders["float32"], waves)
     print(f"{len(waves)} clips, {seconds:.0f} s; {options.layers} layers; {CLUSTERS} clusters; one thread")
     work: dict[str, Callable[[], Iterator[Any]]] = {
-        "alone (reference)": lambda: alone(model, waves),
-        "plain, padded by 16": lambda: plain(model, waves),
+        "alone (reference)": lambda: alone(model, normalised(waves, facts), options.layers),
+        "plain, padded by 16": lambda: plain(model, normalised(waves, facts), options.layers),
         "ours, float32": lambda: iter(encoders["float32"].encode(waves)),
         "ours, bfloat16": lambda: iter(encoders["bfloat16"].encode(waves)),
     }
@@ -116,14 +119,14 @@ def measured(name: str, run: Callable[[], Iterator[Any]], quantiser: KmeansQuant
     return Row(name, time.process_time() - cpu, time.perf_counter() - wall, ids)
 
 
-def alone(model: Any, waves: Sequence[Wave]) -> Iterator[Any]:
+def alone(model: Any, waves: Sequence[Wave], layer: int) -> Iterator[Any]:
     import torch
 
     for wave in waves:
-        yield model(torch.from_numpy(wave)[None]).last_hidden_state[0]
+        yield model(torch.from_numpy(wave)[None], output_hidden_states=True).hidden_states[layer][0]
 
 
-def plain(model: Any, waves: Sequence[Wave]) -> Iterator[Any]:
+def plain(model: Any, waves: Sequence[Wave], layer: int) -> Iterator[Any]:
     import torch
 
     order = sorted(range(len(waves)), key=lambda i: -len(waves[i]))
@@ -131,10 +134,17 @@ def plain(model: Any, waves: Sequence[Wave]) -> Iterator[Any]:
     for start in range(0, len(order), BATCH):
         chosen = order[start : start + BATCH]
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(waves[i]) for i in chosen], batch_first=True)
-        hidden = model(padded).last_hidden_state
+        hidden = model(padded, output_hidden_states=True).hidden_states[layer]
         lengths = model._get_feat_extract_output_lengths(torch.tensor([len(waves[i]) for i in chosen])).tolist()
         found |= {i: rows[:length] for i, rows, length in zip(chosen, hidden, lengths, strict=True)}
     return (found[i] for i in range(len(waves)))
+
+
+def normalised(waves: Sequence[Wave], facts: EncoderFacts) -> list[Wave]:
+    """Return the clips as transformers' feature extractor hands them to the model."""
+    if facts.wave_epsilon is None:
+        return list(waves)
+    return [(wave - wave.mean()) / np.sqrt(wave.var() + facts.wave_epsilon) for wave in waves]
 
 
 def windows(encoder: SpeechEncoder, seconds: float, seed: int) -> None:
@@ -154,9 +164,15 @@ def windows(encoder: SpeechEncoder, seconds: float, seed: int) -> None:
         other = (quantiser.assign(joined.numpy()).ids != reference).mean()
         apart = float((joined - whole).norm() / whole.norm())
         print(
-            f"windows of {window} s, context {context} s: {100 * other:.3f}% other ids, features differ by {apart:.1e}, "
-            f"{seconds / cpu:.2f} s of audio per CPU s"
+            f"windows of {window} s, context {context} s: {100 * other:.3f}% other ids, features differ by "
+            f"{apart:.1e}, {seconds / cpu:.2f} s of audio per CPU s"
         )
+
+
+def given_model(folder: str) -> Any:
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(folder, local_files_only=True).eval()
 
 
 def random_model(folder: Path, layers: int, seed: int) -> Any:
