@@ -61,6 +61,7 @@ def store_model(model: Any, out: Path) -> None:
     from scripts.ctc_tiny_training import VOCAB
 
     model.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
     (out / "vocab.json").write_text(json.dumps(VOCAB) + "\n", encoding="utf-8")
     Wav2Vec2CTCTokenizer(str(out / "vocab.json")).save_pretrained(out)
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True, return_attention_mask=True)
