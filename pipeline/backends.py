@@ -49,8 +49,12 @@ NOT_SETTINGS = {"backend", "checkpoint", "licence", "origin", "path", "sha256"}
 
 QC_DEFAULTS: dict[str, dict[str, float]] = {
     "pocketsphinx": {"min_score_all": -8.7, "min_silence_score": -5.5, "doubtful_score": -9.0},
+    "ctc": {"min_score_all": -1.5, "min_silence_score": -0.5, "doubtful_score": -4.0},
+    "whisperx": {"min_score_all": -3.0, "min_silence_score": -99.0, "doubtful_score": -3.0},
+    "imported": {"min_score_all": -99.0, "min_silence_score": -99.0, "doubtful_score": -3.0},
 }
-"""Thresholds of each aligner; scores of different aligners cannot be compared."""
+"""Thresholds of each aligner; scores of different aligners cannot be compared. Those of `ctc` were chosen with the tiny
+model of the tests and are mild; whisperX and files give probabilities, of which the lowest 5 % are doubtful."""
 
 
 PACKAGES: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
