@@ -29,7 +29,7 @@ from stages.decode import DecodeConfig
 FORMAT = "interloom-transcripts/1"
 FOLDER = "transcripts"
 SECONDS_PER_SECOND = 30.0
-"""A record may take this many times its length: large models on one CPU thread take about 10."""
+"""A record may take this many times its length; meant to end hangs, not slow models."""
 
 
 class TranscribeError(RuntimeError):
@@ -60,10 +60,9 @@ def transcribe(
 ) -> str:
     """Return the path of a manifest in which every row has text, transcribing what has none.
 
-    Its audio paths are those of the given plan's manifest, so relative ones start from `plan.base`.
-
-    `transcripts/` and, while at work, `transcribe/` lie in the dataset folder `root`. Rows that the plan of the given
-    manifest rejects are counted and left out.
+    Its audio paths are those of the given plan's manifest, so relative ones start from `plan.base`. `transcripts/` and,
+    while at work, `transcribe/` lie in the dataset folder `root`. Rows that the plan of the given manifest rejects are
+    counted and left out.
 
     Raises:
         TranscribeError: if the folder holds transcripts made otherwise, or no row is left.

@@ -1,6 +1,6 @@
 """Transcription: a clip without text becomes segments with text, through whisperX and guards against invented text.
 
-Price on a CPU with one thread: about 0.01 s per second of audio for finding speech, and the model's own.
+Price on a CPU with one thread: 0.002 s per second of audio for finding speech, and the model's own.
 """
 
 import re
