@@ -54,7 +54,7 @@ QC_DEFAULTS: dict[str, dict[str, float]] = {
     "imported": {"min_score_all": -99.0, "min_silence_score": -99.0, "doubtful_score": -3.0},
 }
 """Thresholds of each aligner; scores of different aligners cannot be compared. Those of `ctc` were chosen with the tiny
-model of the tests and are mild; whisperX and files give probabilities, of which the lowest 5 % are doubtful."""
+model of the tests and are mild; whisperX and files give probabilities, and a word below 5 % is doubtful."""
 
 
 PACKAGES: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
