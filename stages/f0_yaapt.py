@@ -90,7 +90,9 @@ class YaaptEstimator:
         """Return the F0 of a clip of one sample or more; frame i stands for sample i * hop.
 
         A clip longer than 30 s passes in blocks, each as if it were cut there but for half a second on each side: its
-        mean energy and pitch are its own. Silence is unvoiced. With a hop of 80 a second of audio takes about 0.1 s, and a block 0.45 GB.
+        mean energy and pitch are its own. Silence is unvoiced. F0 may read one lag of 1/16000 s low, 1.3 % at 200 Hz,
+        and is that of some 6 ms before, as in the package. With a hop of 80 a second of audio takes about 0.1 s, and a
+        block of 30 s 0.45 GB.
 
         Raises:
             ValueError: if the clip is empty or not int16.

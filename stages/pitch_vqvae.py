@@ -114,9 +114,7 @@ class VqvaePitch:
             ValueError: if the track does not fit the clip.
         """
         shape = self._model.shape
-        inputs = vqvae_inputs(
-            track, num_samples, interpolated=shape.interpolated, normalised=shape.normalised
-        )
+        inputs = vqvae_inputs(track, num_samples, interpolated=shape.interpolated, normalised=shape.normalised)
         count = frames_covering(num_samples, GRID.hop)
         whole = len(inputs) // DOWNSAMPLING
         ids = self._quantise(inputs) if whole else np.zeros(0, np.uint16)

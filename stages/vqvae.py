@@ -136,9 +136,7 @@ def encode(tensors: Mapping[str, Any], shape: VqvaeShape, inputs: Any) -> Any:
     return conv1d(hidden, tensors[f"{name}.weight"], tensors[f"{name}.bias"], padding=1)
 
 
-def residual(
-    tensors: Mapping[str, Any], name: str, shape: VqvaeShape, hidden: Any, dilations: tuple[int, ...]
-) -> Any:
+def residual(tensors: Mapping[str, Any], name: str, shape: VqvaeShape, hidden: Any, dilations: tuple[int, ...]) -> Any:
     """Pass the residual blocks of one rate: float32 tensor, shape (num_clips, width, num_frames), in and out."""
     from torch.nn.functional import conv1d, relu
 
@@ -177,8 +175,8 @@ def read_shape(path: Path, clusters: int) -> VqvaeShape:
     growth, cycle = encoder.get("dilation_growth_rate", 1), encoder.get("dilation_cycle") or depth
     if not all(isinstance(value, int) and value > 0 for value in (growth, cycle)):
         raise BadCheckpoint(f"{path}: dilation_growth_rate and dilation_cycle must be positive integers")
-    if not isinstance(encoder["m_conv"], int | float) or not 0 < encoder["m_conv"] * width < 1 << 16:
-        raise BadCheckpoint(f"{path}: m_conv is {encoder['m_conv']!r}, it must be a positive number")
+    if not isinstance(encoder["m_conv"], int | float) or not 1 <= encoder["m_conv"] * width < 1 << 16:
+        raise BadCheckpoint(f"{path}: m_conv is {encoder['m_conv']!r}, it must leave a block of width {width} channels")
     return VqvaeShape(
         bins=clusters,
         embedding=_integer(path, vq, "emb_width"),

@@ -4,10 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import stages.f0_fcpe as f0_fcpe
 from schemas.clock import SAMPLE_RATE, frames_covering
-from stages.f0_fcpe import FcpeConfig, FcpeF0, load_estimator
+from stages.f0_fcpe import FcpeConfig, FcpeEstimator, FcpeF0, load_estimator
 from tests.feature_builders import encoded, harmonic, noise, speech
 
 pytest.importorskip("torchfcpe")
@@ -67,13 +69,52 @@ def half_voiced(seconds):
     return np.where(time % 1 < 0.7, voice, noise(len(time), spread=200)).astype(np.int16)
 
 
-def test_blocks_overlap_by_the_whole_receptive_field(monkeypatch):
+@pytest.mark.parametrize(("length", "block"), [(96_000, 100), (96_001, 100), (95_000, 300), (48_159, 299)])
+def test_blocks_give_the_values_of_one_pass(monkeypatch, length, block):
     everything = load_estimator(FcpeConfig(threshold=0.0, min_hz=1.0, max_hz=8000.0))
-    pcm = noise(6 * SAMPLE_RATE, spread=500)
-    monkeypatch.setattr(f0_fcpe, "BLOCK", len(pcm))
+    pcm = noise(length, spread=500)
+    pcm[: length // 3] //= 50  # statistics of a block are not those of the clip
+    monkeypatch.setattr(f0_fcpe, "BLOCK", length)
     want = everything.track(pcm).hz
+    monkeypatch.setattr(f0_fcpe, "BLOCK", block)
+    np.testing.assert_allclose(everything.track(pcm).hz, want, atol=4e-4)
+
+
+def test_no_block_is_larger_than_told(monkeypatch):
+    estimator = load_estimator(FcpeConfig())
+    seen = []
+    whole = estimator._mels
     monkeypatch.setattr(f0_fcpe, "BLOCK", 100)
-    np.testing.assert_allclose(everything.track(pcm).hz, want, atol=4e-4)  # 8e-6 apart; 9e-4 with 75 frames
+    monkeypatch.setattr(estimator, "_mels", lambda pcm, start, end: seen.append(end - start) or whole(pcm, start, end))
+    estimator.track(noise(60_000))
+    assert max(seen) <= 100 + 2 * f0_fcpe.CONTEXT + 4
+    assert sum(seen) > 2 * 375
+
+
+@given(length=st.integers(1, 6000), seed=st.integers(0, 9))
+@settings(max_examples=20)
+def test_a_hop_of_80_repeats_the_frames_of_the_net(estimator, length, seed):
+    pcm = noise(length, seed) + harmonic(140 + 10 * seed, length / SAMPLE_RATE)[:length]
+    want = estimator.track(pcm).hz
+    track = FcpeEstimator(FcpeConfig(hop=80), estimator._mel, estimator._network).track(pcm)
+    assert track.hop == 80
+    assert track.hz.tolist() == [want[frame // 2] for frame in range(frames_covering(length, 80))]
+
+
+def test_a_hop_of_80_is_that_of_the_package_itself():
+    import torch
+    import torchfcpe
+
+    pcm = half_voiced(3)
+    wave = torch.from_numpy(pcm.astype(np.float32) / 32768)[None, :, None]
+    theirs = torchfcpe.spawn_bundled_infer_model(device="cpu")
+    want = theirs.infer(
+        wave, SAMPLE_RATE, threshold=0.05, f0_min=50, f0_max=1100, output_interp_target_length=len(pcm) // 80 + 1
+    )[0, :, 0].numpy()
+    got = load_estimator(FcpeConfig(hop=80)).track(pcm).hz
+    assert ((got > 0) == (want > 50)[: len(got)]).mean() > 0.998
+    both = (got > 0) & (want > 50)[: len(got)]
+    np.testing.assert_allclose(got[both], want[: len(got)][both], rtol=1e-4)
 
 
 def test_the_track_is_that_of_the_package_itself(estimator):
@@ -122,7 +163,9 @@ def test_other_weights_are_refused_before_they_are_parsed(monkeypatch):
         load_estimator(FcpeConfig())
 
 
-@pytest.mark.parametrize("fields", [{"threshold": 1.5}, {"min_hz": 0.0}, {"min_hz": 500.0, "max_hz": 400.0}])
+@pytest.mark.parametrize(
+    "fields", [{"threshold": 1.5}, {"min_hz": 0.0}, {"min_hz": 500.0, "max_hz": 400.0}, {"hop": 120}]
+)
 def test_wrong_settings_are_named(fields):
     with pytest.raises(ValueError, match=str(next(iter(fields.values())))):
         FcpeConfig(**fields)
@@ -137,3 +180,19 @@ def test_real_speech_is_partly_voiced_in_the_range_of_voices(estimator):
     hz = np.concatenate([estimator.track(pcm).hz for pcm in speech()[:6]])
     assert 0.2 < (hz > 0).mean() < 0.9
     assert 70 < np.median(hz[hz > 0]) < 300
+
+
+@pytest.mark.slow
+def test_ten_minutes_take_the_memory_of_one():
+    program = """if True:
+        import resource, sys
+        import numpy as np
+        from stages.f0_fcpe import FcpeConfig
+        estimator = FcpeConfig().load()
+        estimator.track(np.ones(60 * 16_000, np.int16))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        estimator.track(np.ones(600 * 16_000, np.int16))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 60_000  # KiB, of which the audio is 18,750; the net's hidden layer would be 123,000
