@@ -100,7 +100,7 @@ def readme(model: Any, figures: "Figures", asked: argparse.Namespace, speech: Se
         per_voice=asked.per_voice,
         minutes=sum(len(said.wave) for said in speech) / RATE / 60,
         voices=len(TRAINING_VOICES),
-        espeak=version.split("Data")[0].replace("text-to-speech:", "").strip(),
+        espeak=" ".join(version.split("Data")[0].replace("text-to-speech:", "").split()),
         kept=KEPT_PLAIN + KEPT_STAR,
         stars=KEPT_STAR,
         heldout_voices=len(HELD_OUT_VOICES),
