@@ -107,9 +107,9 @@ class FcpeEstimator:
 
         A clip longer than 30 s passes in blocks that overlap by their whole receptive field, first for the statistics
         of the normalisation, which are over the whole clip, and then for the rest; an hour takes no more memory than
-        five minutes (0.15 GB beside the audio and the net), and the values are those of one pass up to the rounding of float32. For the same reason a
-        clip cut from a longer one has another track: over cuts of 1 s of real speech 1 % of the voiced frames are
-        lost, of 0.1 s 5 %, of 50 ms 14 %. Digital silence is unvoiced.
+        five minutes (0.15 GB beside the audio and the net), and the values are those of one pass up to the rounding of
+        float32. For the same reason a clip cut from a longer one has another track: over cuts of 1 s of real speech
+        1 % of the voiced frames are lost, of 0.1 s 5 %, of 50 ms 14 %. Digital silence is unvoiced.
 
         Raises:
             ValueError: if the clip is empty or not int16.
