@@ -381,3 +381,29 @@ def test_added_tokens_behind_the_labels_are_left_out(folder):
     config_for(folder).check()
     dictionary = load_ctc(str(folder), "huggingface").dictionary
     assert dictionary == {**DICTIONARY, "ä": 3}
+
+
+CTC_TINY = Path(__file__).resolve().parents[1] / "checkpoints" / "ctc_tiny"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (CTC_TINY / "heldout" / "heldout.jsonl").is_file(), reason="no trained model")
+def test_a_trained_model_finds_words_of_voices_it_never_heard():
+    import soundfile
+
+    from stages.normalise import NormaliseConfig
+
+    rows = [json.loads(line) for line in (CTC_TINY / "heldout" / "heldout.jsonl").read_text().splitlines()]
+    clips = [
+        clip(soundfile.read(CTC_TINY / "heldout" / item["audio"], dtype="int16")[0], text=item["text"]) for item in rows
+    ]
+    config = config_for(CTC_TINY)
+    config.check()
+    found = config.setup().process(NormaliseConfig().setup().process(clips))
+    errors = [
+        abs(word.start / 16_000 - start)
+        for outcome, item in zip(found, rows, strict=True)
+        for word, (_, start, *_) in zip(outcome.words, item["words"], strict=True)
+        if word.start is not None and start is not None
+    ]
+    assert np.median(errors) < 0.25
