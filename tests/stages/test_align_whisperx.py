@@ -175,6 +175,12 @@ def test_as_many_letters_as_frames_is_the_most():
     assert isinstance(found, Aligned)
 
 
+def test_no_word_ends_behind_the_clip_though_whisperx_rounds_to_milliseconds():
+    pcm = spelt("abcdefg")[:1929]  # 120.56 ms
+    (found,) = aligner().process([spoken(pcm, ["abcdefg"])])
+    assert (found.words[0].start, found.words[0].end) == (0, 1929)
+
+
 def test_other_words_than_the_transcripts_are_rejected():
     def odd(segments, *args, **kwargs):
         return {"word_segments": [{"word": "other", "start": 0.1, "end": 0.2, "score": 0.5}]}
