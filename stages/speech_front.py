@@ -66,7 +66,7 @@ class FrontEnd:
             mean, variance = _moments(samples, 1, 1, 0.0)
             offset = float(np.float32(mean[0]))
             if facts.wave_epsilon is not None:
-                scale = 1 / math.sqrt(max(0.0, float(variance[0, 0])) + facts.wave_epsilon)
+                scale = 1 / math.sqrt(variance[0, 0] + facts.wave_epsilon)
         weight, bias = self._first["conv.weight"], self._first["conv.bias"]
         if facts.conv_norm == "group":
             weight, bias = self._group_normed(samples, offset, scale)
@@ -83,7 +83,7 @@ class FrontEnd:
         _, kernel, stride = self._facts.conv[0]
         mean, covariance = _moments(samples, kernel, stride, offset)
         plain = self._first["conv.weight"][:, 0].double().numpy() * scale
-        variance = np.einsum("ck,kl,cl->c", plain, covariance, plain).clip(min=0)
+        variance = np.einsum("ck,kl,cl->c", plain, covariance, plain)
         factor = self._first["layer_norm.weight"].double().numpy() / np.sqrt(variance + EPSILON)
         shift = self._first["layer_norm.bias"].double().numpy() - factor * (plain @ mean)
         weight = torch.from_numpy((plain * factor[:, None]).astype(np.float32))[:, None]

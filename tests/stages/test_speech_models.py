@@ -223,6 +223,15 @@ def test_weights_that_were_replaced_are_refused(use, folder):
         use(artifact, layer=1)
 
 
+def test_a_loaded_encoder_does_not_change_with_its_file(folder):
+    live = load_encoder(checkpoint_of(str(folder)), layer=None)
+    (want,) = live.encode([WAVE])
+    path = folder / "model.safetensors"
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(live.encode([WAVE])[0], want)
+
+
 def test_an_unknown_bundle_is_named_with_those_there_are(folder):
     with pytest.raises(BadCheckpoint, match=r"'HUBERT_HUGE' is neither.*HUBERT_BASE"):
         check_encoder(checkpoint_of(str(folder)), model="HUBERT_HUGE", layer=1)
