@@ -257,3 +257,9 @@ def test_windows_follow_the_seconds_of_the_config(config):
     made = ClipFeatures.of(replace(config, window_seconds=1.5, context_seconds=0.25), None)
     assert not made.is_long(clip(noise(24_000)))
     assert made.is_long(clip(noise(24_001)))
+
+
+def test_the_encoder_is_given_full_scale_as_one():
+    heard = units_hubert._wave(clip(np.array([-32768, 0, 1, 16384], np.int16)))
+    assert heard.dtype == np.float32
+    assert heard.tolist() == [-1.0, 0.0, 1 / 32768, 0.5]
