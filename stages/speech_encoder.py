@@ -31,7 +31,7 @@ Features = npt.NDArray[np.float32]
 
 
 class SpeechEncoder:
-    """A live encoder, made of a dict of tensors that is used up.
+    """A live encoder.
 
     Attributes:
         facts: its shape.

@@ -40,7 +40,7 @@ class Position:
 
 
 class Layer:
-    """One transformer layer. It takes the tensors that it joins out of the dict, so that none is held twice."""
+    """One transformer layer."""
 
     def __init__(self, facts: EncoderFacts, tensors: dict[str, Any], index: int, dtype: Any, device: Any) -> None:
         import torch
@@ -49,8 +49,7 @@ class Layer:
         name = f"encoder.layers.{index}."
         parts = [f"{name}attention.{part}_proj" for part in "qkv"]
         self._qkv = tuple(
-            torch.cat([tensors.pop(f"{part}.{kind}") for part in parts]).to(device, dtype)
-            for kind in ("weight", "bias")
+            torch.cat([tensors[f"{part}.{kind}"] for part in parts]).to(device, dtype) for kind in ("weight", "bias")
         )
         self._out, self._up, self._down = (
             linear_of(tensors, name + part, device, dtype)
