@@ -129,8 +129,11 @@ class SpeechEncoder:
         """Return the features of frames [first, end) of each clip, seeing nothing outside of them."""
         import torch
 
+        # Otherwise cuDNN may convolve float32 in TF32, and choose algorithms by timing them.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         try:
-            return [part.float().cpu() for part in self._forward(pieces)]
+            with exact:
+                return [part.float().cpu() for part in self._forward(pieces)]
         except torch.OutOfMemoryError:
             raise MemoryError(
                 f"{sum(end - first for _, first, end in pieces)} frames do not fit on the device"

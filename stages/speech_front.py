@@ -16,6 +16,9 @@ from stages.speech_layers import EPSILON, activate, linear_of, norm_of, normed
 BLOCK = 100
 """Frames computed at once; the first convolution has 64 times as many rows of 512 channels."""
 
+CUDA_BLOCK = 1500
+"""The same where short kernels would cost more than memory does: 200 MB for the first convolution."""
+
 ROWS = 1 << 16
 """Rows at once in the statistics of the first convolution."""
 
@@ -26,7 +29,7 @@ class Wave(NamedTuple):
     """A clip and the first convolution made for it.
 
     Attributes:
-        samples: float32 tensor, shape (num_samples,), on the device: the clip as it came.
+        samples: float32 tensor, shape (num_samples,), on the CPU: the clip as it came.
         offset: what is taken from each sample, as it is used.
         weight: float32 tensor, shape (channels, 1, kernel); the clip's normalisation and a group norm are part of it.
         bias: float32 tensor, shape (channels,), or None.
@@ -72,9 +75,7 @@ class FrontEnd:
             weight, bias = self._group_normed(samples, offset, scale)
         elif facts.wave_epsilon is not None:
             weight = (weight.double() * scale).float()
-        sent = torch.from_numpy(samples)
-        sent = sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent
-        return Wave(sent, offset, weight.to(device), _to(bias, device, None))
+        return Wave(torch.from_numpy(samples), offset, weight.to(device), _to(bias, device, None))
 
     def _group_normed(self, samples: npt.NDArray[np.float32], offset: float, scale: float) -> tuple[Any, Any]:
         """Return weight and bias of the first convolution and its group norm over (samples - offset) * scale."""
@@ -95,11 +96,13 @@ class FrontEnd:
         from torch.nn.functional import linear
 
         hop, receptive = self._facts.hop, self._facts.receptive
+        heard = _sent(wave.samples[first * hop : (end - 1) * hop + receptive], self._device)
         rows = torch.empty((end - first, self._facts.conv[-1].channels), dtype=self._dtype, device=self._device)
-        for start in range(first, end, BLOCK):
-            stop = min(start + BLOCK, end)
-            piece = wave.samples[start * hop : (stop - 1) * hop + receptive] - wave.offset
-            rows[start - first : stop - first] = self._convolved(piece, wave).T
+        block = BLOCK if self._device.type == "cpu" else CUDA_BLOCK
+        for start in range(0, end - first, block):
+            stop = min(start + block, end - first)
+            piece = heard[start * hop : (stop - 1) * hop + receptive] - wave.offset
+            rows[start:stop] = self._convolved(piece, wave).T
         if self._norm is not None:
             rows = normed(rows, self._norm, self._facts.epsilon)
         return linear(rows, *self._projection)
@@ -136,6 +139,10 @@ def _moments(samples: npt.NDArray[np.float32], kernel: int, stride: int, offset:
         products += rows.T @ rows
     mean = total / len(windows)
     return mean, products / len(windows) - np.outer(mean, mean)
+
+
+def _sent(samples: Any, device: Any) -> Any:
+    return samples.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else samples
 
 
 def _to(tensor: Any, device: Any, dtype: Any) -> Any:
