@@ -14,8 +14,9 @@ from schemas.clock import SAMPLE_RATE
 from stages.checkpoints import BadCheckpoint, read_json_file
 
 CONVERT = "convert it with: ct2-transformers-converter --model IN --output_dir OUT --copy_files tokenizer.json"
-MULTILINGUAL_VOCABULARY = 51_865
-"""Smallest vocabulary of a multilingual Whisper; smaller ones know English only."""
+MULTILINGUAL_TOKEN = ""
+"""The empty token: CTranslate2 4.8 takes a model for multilingual where its vocabulary has one, as Whisper's have whose
+names do not end in `.en`."""
 MEL_BINS = 80
 OLDEST_LAYOUT = 4
 """Of `model.bin`; older ones store the size of an element instead of its type."""
@@ -33,10 +34,6 @@ class WhisperFacts(NamedTuple):
     vocabulary: int
     mel_bins: int
     languages: frozenset[str]
-
-    @property
-    def multilingual(self) -> bool:
-        return self.vocabulary >= MULTILINGUAL_VOCABULARY
 
 
 def whisper_facts(folder: Path) -> WhisperFacts:
@@ -62,8 +59,7 @@ def whisper_facts(folder: Path) -> WhisperFacts:
     if tokens.get("<|startoftranscript|>") != _index(words, "<|startoftranscript|>"):
         raise BadCheckpoint(f"{folder / 'tokenizer.json'} is that of another model: its token ids differ")
     codes = {t[2:-2] for t in tokens if t.startswith("<|") and t.endswith("|>") and t[2:-2].isalpha() and len(t) < 8}
-    many = len(words) >= MULTILINGUAL_VOCABULARY
-    return WhisperFacts(len(words), conv[1], frozenset(codes) if many else frozenset({"en"}))
+    return WhisperFacts(len(words), conv[1], frozenset(codes if MULTILINGUAL_TOKEN in words else {"en"}))
 
 
 def _index(words: list[str], token: str) -> int | None:

@@ -123,6 +123,7 @@ def test_tokens_keep_their_texts_and_cover_what_is_spoken_for_them():
     assert [word.text for word in found.words] == ["At", "-", "5", "...", "o'am!"]
     assert [word.start is None for word in found.words] == [False, True, False, True, False]
     assert [round(word.start / STEP) for word in found.words if word.start is not None] == [0, 3, 8]
+    assert [round(word.end / STEP) for word in found.words if word.end is not None] == [2, 7, 12]
     assert found.words[1] == ("-", None, None, None)
 
 
@@ -140,6 +141,8 @@ def test_languages_without_spaces_are_grouped_back_into_tokens():
     pcm = spelt([*"ab", "<pad>", *"cde"])
     (found,) = aligner(config=config).process([spoken(pcm, ["ab", "cde"])])
     assert [round(word.start / STEP) for word in found.words] == [0, 3]
+    (found,) = aligner(config=config).process([spoken(spelt("abcde"), ["ab", "cde"])])  # no frame for a separator
+    assert [round(word.start / STEP) for word in found.words] == [0, 2]
 
 
 def test_a_word_that_was_only_given_a_neighbours_time_has_none():
@@ -176,8 +179,8 @@ def test_as_many_letters_as_frames_is_the_most():
 
 
 def test_no_word_ends_behind_the_clip_though_whisperx_rounds_to_milliseconds():
-    pcm = spelt("abcdefg")[:1929]  # 120.56 ms
-    (found,) = aligner().process([spoken(pcm, ["abcdefg"])])
+    pcm = spelt(["a", "<pad>", *"bcdef"])[:1929]  # 120.56 ms
+    (found,) = aligner().process([spoken(pcm, ["abcdef"])])
     assert (found.words[0].start, found.words[0].end) == (0, 1929)
 
 
