@@ -120,6 +120,14 @@ def test_dilations_follow_growth_and_cycle(tmp_path):
         assert read_shape(path, 5).dilations == dilations
 
 
+@pytest.mark.parametrize(("told", "depth", "scale"), [(True, 4, 0.5), (False, 4, 1.0), (None, 9, 1.0), (True, 1, 1.0)])
+def test_residual_blocks_may_be_scaled_by_the_root_of_their_number(tmp_path, told, depth, scale):
+    value = config(encoder__depth=depth)
+    value["encoder_params"] |= {} if told is None else {"res_scale": told}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(value))
+    assert read_shape(tmp_path / "config.yaml", 5).scale == scale
+
+
 @pytest.mark.parametrize(
     ("features", "norm", "interpolated", "normalised"),
     [

@@ -207,6 +207,7 @@ def test_a_code_that_nothing_chooses_is_restarted_and_one_in_use_is_not():
     assert 1 <= sum(step > 40 for step in moved) <= 2  # after ln(0.1) / ln(0.99) = 229 steps
     assert max(float((b.codes[0] - a.codes[0]).norm()) for a, b in pairwise(books)) < 0.1
     torch.testing.assert_close(books[-1].codes[0], rows.mean(0), atol=0.05, rtol=0)
+    assert (rows - books[-1].codes[1]).norm(dim=1).min() < 0.05  # it stands where a latent was
     for _ in range(300):
         book = vqvae_fit._moved(book, rows, ids, rng, restart=False)
     torch.testing.assert_close(book.codes[1], codes[1])
