@@ -70,23 +70,15 @@ class SpeechEncoder:
             ValueError: if a clip is shorter than `receptive` or no float32 vector.
             MemoryError: if the device's memory does not suffice.
         """
-        import torch
-
         for wave in waves:
             self._require(wave)
         found: list[Any] = []
-        with torch.inference_mode():
-            for group in self._groups(waves):
-                found += self._encode([(self._front.prepare(w), 0, self.num_frames(len(w))) for w in group])
+        for group in self._groups(waves):
+            found += self._encode([(self._front.prepare(wave), 0, self.num_frames(len(wave))) for wave in group])
         return found
 
     def encode_long(self, wave: Features, window: Samples, context: Samples) -> Any:
-        """Return the features of a clip that passes in windows, as many and at the same times as of `encode`.
-
-        Windows start at multiples of the hop and see `context` samples of their neighbours; what the clip as a whole
-        decides (its normalisation, the group norm) is the same in each window, and so is the output of the front end.
-        Only the transformer sees less. A clip that fits in one window gives what `encode` does. Memory is that of
-        one window, and 4 bytes for each number returned.
+        """Return the features of a clip that passes in windows: as many and at the same times as of `encode`.
 
         Raises:
             ValueError: as for `encode`, or if the window is shorter than a hop.
@@ -94,19 +86,34 @@ class SpeechEncoder:
         """
         import torch
 
+        joined, start = torch.empty((self.num_frames(len(wave)), self.width)), 0
+        for part in self.windows(wave, window, context):
+            joined[start : start + len(part)] = part
+            start += len(part)
+        return joined
+
+    def windows(self, wave: Features, window: Samples, context: Samples) -> Iterator[Any]:
+        """Yield the features of a clip's windows, which follow each other.
+
+        Windows start at multiples of the hop and see `context` samples of their neighbours; what the clip as a whole
+        decides (its normalisation, the group norm) is the same in each window, and so is the output of the front end.
+        Only the transformer sees less. A clip that fits in one window gives what `encode` does. Memory is that of
+        one window: about 200 MB for a base model and 100 s.
+
+        Raises:
+            ValueError: as for `encode`, or if the window is shorter than a hop.
+            MemoryError: if the device's memory does not suffice.
+        """
         self._require(wave)
         count, size, margin = self.num_frames(len(wave)), window // self.grid.hop, context // self.grid.hop
         if size < 1:
             raise ValueError(f"a window of {window} samples is shorter than a hop of {self.grid.hop}")
-        joined = torch.empty((count, self.width))
-        with torch.inference_mode():
-            whole = self._front.prepare(wave)
-            for start in range(0, count, size):
-                end = min(start + size, count)
-                first, last = max(0, start - margin), min(end + margin, count)
-                (part,) = self._encode([(whole, first, last)])
-                joined[start:end] = part[start - first : end - first]
-        return joined
+        whole = self._front.prepare(wave)
+        for start in range(0, count, size):
+            end = min(start + size, count)
+            first, last = max(0, start - margin), min(end + margin, count)
+            (part,) = self._encode([(whole, first, last)])
+            yield part[start - first : end - first]
 
     def _require(self, wave: Features) -> None:
         if wave.dtype != np.float32 or wave.ndim != 1 or len(wave) < self.receptive:
@@ -132,7 +139,7 @@ class SpeechEncoder:
         # Otherwise cuDNN may convolve float32 in TF32, and choose algorithms by timing them.
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         try:
-            with exact:
+            with exact, torch.inference_mode():
                 return [part.float().cpu() for part in self._forward(pieces)]
         except torch.OutOfMemoryError:
             raise MemoryError(

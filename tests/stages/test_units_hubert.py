@@ -17,6 +17,7 @@ from schemas.rejects import Reason, Reject
 from stages import units_hubert
 from stages.checkpoints import BadCheckpoint, checkpoint_of
 from stages.kmeans_quantiser import KmeansQuantiser
+from stages.linear_quantiser import LinearQuantiser
 from stages.quantisers import QuantiserConfig
 from stages.units_hubert import ClipFeatures, HubertFeatures, HubertUnits, HubertUnitsConfig
 from tests.feature_builders import checked, clip, noise, npy_artifact, speech
@@ -173,6 +174,19 @@ def test_long_clips_pass_in_windows_and_short_ones_do_not(tmp_path):
     same = (np.array(outcomes[2]) == whole[2]).mean()
     assert same > 0.7
     assert ids_of(config.setup().process(batch[::-1])) == outcomes[::-1]
+
+
+def test_windows_are_quantised_as_their_join_would_be(tmp_path):
+    config = tuned("hubert_25hz", tmp_path, window_seconds=0.4, context_seconds=0.1)
+    one = clip(noise(90_000))
+    rows = config.setup()._clips.alone(one)
+    # The nearest of six rows, as a linear layer; the last one is the blank, and opens the second window.
+    nearest = rows[[0, 25, 50, 75, 100, 10]]
+    linear = LinearQuantiser([(2 * nearest, -(nearest**2).sum(axis=1))])
+    assert linear.classes(rows).ids[10] == 5 != linear.assign(rows).ids[10]
+    for quantiser in (config.quantiser.load(), linear):
+        stage = HubertUnits("units", config.setup()._clips, quantiser)
+        assert ids_of(stage.process([checked(one.pcm)])) == [quantiser.assign(rows).ids.tolist()]
 
 
 def test_what_fit_learns_from_is_what_the_stage_quantises(config):
