@@ -31,8 +31,9 @@ BLOCK = 3_000
 CONTEXT = 6 * 15
 """Frames that six convolutions of width 31 see to each side, hence what a block needs of its neighbours."""
 
-MEL_CONTEXT = 3
-"""Frames at each end of a stretch of audio whose window of 1024 samples reaches over its end."""
+MEL_CONTEXT = 4
+"""Frames by which a stretch of audio is lengthened: the window of 1024 samples reaches over its ends at 3 frames, and a
+clip's last frame may be a copy of the one before."""
 
 
 class F0Estimator(Protocol):

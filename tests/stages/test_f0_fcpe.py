@@ -80,6 +80,15 @@ def test_blocks_give_the_values_of_one_pass(monkeypatch, length, block):
     np.testing.assert_allclose(everything.track(pcm).hz, want, atol=4e-4)
 
 
+@pytest.mark.parametrize("length", [16_000, 16_001, 15_999, 15_900])
+def test_mel_frames_of_a_stretch_are_those_of_the_clip(estimator, length):
+    pcm = noise(length, spread=3000)
+    count = frames_covering(length, 160)
+    want = estimator._mels(pcm, 0, count).numpy()
+    for start, end in ((0, 20), (2, 9), (50, 51), (30, count), (count - 1, count)):
+        np.testing.assert_allclose(estimator._mels(pcm, start, end).numpy(), want[:, :, start:end], atol=2e-5)
+
+
 def test_no_block_is_larger_than_told(monkeypatch):
     estimator = load_estimator(FcpeConfig())
     seen = []
