@@ -14,6 +14,7 @@ from jobs.options import (
     out_option,
     reading_recipe_of,
     recipe_argument,
+    require_device,
     rooted,
     run_settings,
 )
@@ -97,8 +98,10 @@ def transcribe(
     from jobs.steps import transcribe_step
 
     console, loaded = make_console(), load_recipe(recipe, overrides)
-    path, base = transcribe_step(console, loaded, manifest, run_settings(out, **engine), _root(audio_root))
-    print_next(console, f"interloom run {recipe} --manifest {path} --audio-root {base} --out {out}")
+    transcribe_step(console, loaded, manifest, run_settings(out, **engine), _root(audio_root))
+    told = "".join(f" --set {override}" for override in overrides)
+    root = "" if audio_root is None else f" --audio-root {audio_root}"
+    print_next(console, f"interloom run {recipe}{told} --manifest {manifest}{root} --out {out}")
 
 
 @main.command()
@@ -296,6 +299,7 @@ def doctor(recipe: str, overrides: Sequence[str], device: str) -> None:
     """
     from jobs.steps import doctor_step
 
+    require_device(device, "local")
     raise SystemExit(doctor_step(make_console(), load_recipe(recipe, overrides), device))
 
 

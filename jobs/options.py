@@ -168,8 +168,7 @@ def run_settings(
         options=tuple(engine_args),
         stall_seconds=stall_seconds,
     )
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ValueError(f"--device {device}: use auto, cpu, cuda or cuda:N")
+    require_device(device, engine)
     limits = Limits(
         record_seconds=record_seconds,
         max_rss_bytes=int(memory_gb * 2**30),
@@ -179,6 +178,21 @@ def run_settings(
         compile_models=compile_models,
     )
     return RunSettings(out=rooted(out), engine=chosen, limits=limits)
+
+
+def require_device(device: str, engine: str) -> None:
+    """Check a device's name, and for workers on this machine that it is there.
+
+    Raises:
+        ValueError: if not.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device {device}: use auto, cpu, cuda or cuda:N")
+    if device.startswith("cuda") and engine == "local":
+        import torch
+
+        if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+            raise ValueError(f"--device {device}: torch finds {torch.cuda.device_count()} CUDA devices here")
 
 
 def rooted(path: str) -> str:

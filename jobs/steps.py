@@ -47,7 +47,12 @@ def build_step(console: Console, recipe: Recipe, settings: RunSettings) -> int:
     with progress_bar(console, "build") as progress:
         info = run_build(recipe, artifacts, settings, progress)
     print_summary(console, settings.out, info, time.monotonic() - started)
-    rate = info["rejects"] / max(1, info["inputs"])
+    untold = info.get("transcription", {}).get("rejects", 0)
+    if untold:
+        console.print(
+            f"{untold:,} further rows were rejected by the transcriber: {settings.out}/transcripts/rejects.jsonl"
+        )
+    rate = (info["rejects"] + untold) / max(1, info["inputs"] + untold)
     if rate > recipe.max_reject_rate:
         console.print(
             f"{rate:.1%} of the inputs were rejected, the recipe's max_reject_rate is {recipe.max_reject_rate:.0%}"
@@ -60,7 +65,8 @@ def transcribe_step(
     console: Console, recipe: Recipe, manifest: str, settings: RunSettings, audio_root: str | None
 ) -> tuple[str, str]:
     """Transcribe the rows without text; return the new manifest and the root of its audio paths."""
-    preflight(recipe)
+    if read_json(join(settings.out, "transcripts", "transcribe.json")) is None:
+        preflight(recipe, transcribe=True)
     with progress_bar(console, "transcribe") as progress:
         path, base = transcribe_first(manifest, recipe, settings, progress, audio_root)
     facts = read_json(join(settings.out, "transcripts", "transcribe.json")) or {}

@@ -50,11 +50,14 @@ NOT_SETTINGS = {"backend", "checkpoint", "licence", "origin", "path", "sha256"}
 QC_DEFAULTS: dict[str, dict[str, float]] = {
     "pocketsphinx": {"min_score_all": -8.7, "min_silence_score": -5.5, "doubtful_score": -9.0},
     "ctc": {"min_score_all": -1.5, "min_silence_score": -0.5, "doubtful_score": -4.0},
-    "whisperx": {"min_score_all": -3.0, "min_silence_score": -99.0, "doubtful_score": -3.0},
-    "imported": {"min_score_all": -99.0, "min_silence_score": -99.0, "doubtful_score": -3.0},
+    "whisperx": {"doubtful_score": -0.8},
+    "imported": {"doubtful_score": -3.0},
 }
-"""Thresholds of each aligner; scores of different aligners cannot be compared. Those of `ctc` were chosen with the tiny
-model of the tests and are mild; whisperX and files give probabilities, and a word below 5 % is doubtful."""
+"""Thresholds of each aligner; scores of different aligners cannot be compared. Those of `ctc` and whisperX were chosen
+with the tiny model of the tests and are mild; of imported words those below 5 % are doubtful."""
+
+WITHOUT_CLIP_SCORES = ("whisperx", "imported")
+"""Aligners that score words only: nothing tells that a transcript lacks what is spoken between them."""
 
 
 PACKAGES: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
@@ -108,6 +111,19 @@ def align_config(recipe: Recipe, artifacts: Artifacts) -> Any:
 def qc_config(recipe: Recipe) -> QcConfig:
     chosen = {name: value for name, value in recipe.qc.model_dump().items() if value != "auto"}
     return QcConfig(**{**QC_DEFAULTS[recipe.align.backend], **chosen})
+
+
+def require_qc_fits(recipe: Recipe) -> None:
+    """Check that the thresholds set in a recipe are of scores that its aligner gives.
+
+    Raises:
+        ValueError: naming the first that would decide nothing.
+    """
+    if recipe.align.backend not in WITHOUT_CLIP_SCORES:
+        return
+    for name in ("min_score_all", "min_silence_score"):
+        if getattr(recipe.qc, name) != "auto":
+            raise ValueError(f"qc.{name} decides nothing: the {recipe.align.backend} aligner scores words only")
 
 
 def quantiser_config(section: KmeansQuantiser | LinearQuantiser, name: str, artifacts: Artifacts) -> Any:

@@ -11,13 +11,16 @@ from pipeline.finish import finish
 from pipeline.fit import artifacts_json, fit, fit_fingerprint, load_artifacts, models_of
 from pipeline.job import Job, Limits
 from pipeline.manifest import locate, manifest_base, read_manifest
-from pipeline.models import pin
+from pipeline.models import pin, resolved
 from pipeline.plan import Plan, Row, read_plan, write_plan
 from pipeline.recipes import parse_recipe, recipe_from, recipe_yaml
 from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json
 from pipeline.transcribe import transcribe
+from schemas.model_sections import ImportedSection
 from schemas.recipe import Recipe
 from schemas.records import Artifact, Utterance
+from stages.alignment_files.entry import BadAlignment
+from stages.alignment_files.index import AlignmentIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +45,11 @@ def make_plan(manifest: str, recipe: Recipe, out: str, audio_root: str | None = 
         ManifestError: if the manifest cannot be used.
         PlanError: if the folder was planned from another manifest or with other settings.
     """
+    recipe = resolved(recipe)
     existing = read_plan(join(out, "plan"))
     base = audio_root or manifest_base(manifest)
     rows = located(read_manifest(manifest), base)
+    require_alignments(recipe, rows)
     if existing is None:
         plan = write_plan(join(out, "plan"), base, rows, recipe.plan.hours_per_shard)
     else:
@@ -69,6 +74,33 @@ def transcribe_first(
         raise PlanError("the recipe has no transcribe section: name a checkpoint there, or give every row a text")
     path = transcribe(settings.out, plan, recipe, checkpoint, settings.engine, settings.limits, progress)
     return path, base
+
+
+SAMPLE_OF_ROWS = 200
+
+
+def require_alignments(recipe: Recipe, rows: list[Row]) -> None:
+    """Check that imported alignments know at least one of the first rows.
+
+    Raises:
+        PlanError: if they know none, so that every row would be rejected.
+    """
+    if not isinstance(recipe.align, ImportedSection):
+        return
+    index = backends.align_config(recipe, pin(recipe)).index()
+    utterances = [row for row in rows if isinstance(row, Utterance)][:SAMPLE_OF_ROWS]
+    if utterances and not any(_knows(index, row) for row in utterances):
+        raise PlanError(
+            f"{recipe.align.path} holds no alignment of the manifest's first {len(utterances)} rows, such as "
+            f"{utterances[0].id!r}; ids, recordings or file names must agree"
+        )
+
+
+def _knows(index: AlignmentIndex, row: Utterance) -> bool:
+    try:
+        return index.find(row) is not None
+    except BadAlignment:  # several go by that name
+        return True
 
 
 def located(rows: Iterable[Row], base: str) -> list[Row]:
@@ -145,4 +177,5 @@ def run_build(
         contracts=chain.contracts(recipe, artifacts),
         artifacts=artifacts_json(artifacts, settings.out),
         aligner=backends.align_config(recipe, artifacts).metadata(),
+        transcription=read_json(join(settings.out, "transcripts", "transcribe.json")) if recipe.transcribe else None,
     )

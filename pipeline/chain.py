@@ -9,6 +9,7 @@ from pipeline.models import Artifacts
 from pipeline.shards import ShardSinkConfig
 from schemas.canonical import fingerprint
 from schemas.contract import UnitContract
+from schemas.model_sections import ProsodyKmeansSection
 from schemas.recipe import Recipe
 from schemas.records import Artifact
 from stages.base import StageConfig
@@ -47,7 +48,7 @@ def unit_configs(recipe: Recipe, artifacts: Artifacts) -> list[Any]:
 
 def needs_f0(recipe: Recipe) -> bool:
     """Tell whether anything in the records is made from F0."""
-    return recipe.pitch is not None or recipe.style is not None or recipe.store.f0
+    return recipe.pitch is not None or isinstance(recipe.style, ProsodyKmeansSection) or recipe.store.f0
 
 
 def build_steps(recipe: Recipe, artifacts: Artifacts) -> Steps:

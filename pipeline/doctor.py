@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pipeline.backends import PACKAGES
 from pipeline.chain import needs_f0
-from pipeline.models import LicenceError, ModelRef, pin_one, referenced, require_licences
+from pipeline.models import ModelRef, absolute, pin_one, referenced, refusal
 from pipeline.preflight import preflight
 from schemas.recipe import Recipe
 from stages.checkpoints import model_files
@@ -52,7 +52,7 @@ def examine(recipe: Recipe, device: str = "auto") -> Diagnosis:
     problem = next((f"{found.ref.where}: {found.problem}" for found in files if found.problem), "")
     if not problem:
         try:
-            preflight(recipe)
+            preflight(recipe, transcribe=True)
         except (ValueError, ImportError, OSError) as error:
             problem = " ".join(str(error).split())
     return Diagnosis(files, _parts(recipe, files, device), missing_packages(recipe), problem)
@@ -76,20 +76,13 @@ def _finding(recipe: Recipe, ref: ModelRef) -> Finding:
     size = _size(ref.path)
     try:
         sha256 = pin_one(ref).sha256
-        require_licences(recipe.model_copy(update={"accept_noncommercial": not _refused(recipe, ref)}))
-    except LicenceError as error:
-        return Finding(ref, str(error), sha256, size)
     except (ValueError, OSError) as error:
         return Finding(ref, " ".join(str(error).split()), "", size)
-    return Finding(ref, "", sha256, size)
-
-
-def _refused(recipe: Recipe, ref: ModelRef) -> bool:
-    return ref.noncommercial and not recipe.accept_noncommercial
+    return Finding(ref, refusal(recipe, ref), sha256, size)
 
 
 def _size(path: str) -> int:
-    place = Path(path)
+    place = Path(absolute(path))
     if place.is_dir():
         return sum(file.stat().st_size for file in model_files(place))
     return place.stat().st_size if place.is_file() else 0

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from pipeline.dataset import FORMAT
+from pipeline.models import portable
 from pipeline.plan import Plan
 from pipeline.storage import join, publish_bytes, publish_json
 from schemas.contract import UnitContract
@@ -46,6 +47,7 @@ def finish(
     contracts: Mapping[str, UnitContract],
     artifacts: Mapping[str, Any],
     aligner: Mapping[str, Any],
+    transcription: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Reconcile, write the side files that other loaders read, and `dataset.json` last; return its content."""
     reconcile(plan, records)
@@ -63,12 +65,14 @@ def finish(
         "num_samples": sum(record["num_samples"] for record in records.values()),
         "plan": plan.fingerprint,
         "reasons": dict(sorted(reasons.items())),
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": portable(recipe).model_dump(mode="json"),
         "records": sum(record["records"] for record in records.values()),
         "rejects": sum(record["rejects"] for record in records.values()),
         "splits": len(plan.inputs),
         "streams": {name: contract.to_json() for name, contract in contracts.items()},
     }
+    if transcription is not None:
+        info["transcription"] = dict(transcription)
     _write_energon_files(root, records)
     publish_json(info, join(root, "dataset.json"))
     return info

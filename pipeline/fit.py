@@ -23,6 +23,7 @@ from schemas.canonical import canonical_json, sha256_hex
 from schemas.recipe import Recipe
 from schemas.records import Artifact, Utterance
 from stages.artifacts import verified_bytes
+from stages.checkpoints import BadCheckpoint, verified_path
 
 FORMAT = "interloom-artifacts/1"
 FIT_HOURS_PER_SPLIT = 0.125
@@ -47,6 +48,7 @@ def fit(
     if (found := load_artifacts(root)) is not None:
         if found[0] != wanted:
             raise FitError(f"{root}/artifacts were made with other settings, models or rows; use another --out")
+        _require_sound(root, found[1])
         return found[1] | models_of(recipe, given)
     kept = _keep(root, recipe, given)
     trained = _train(root, plan, recipe, given, settings, limits, progress)
@@ -59,6 +61,17 @@ def fit(
     if loaded is None:
         raise FitError(f"{root}/artifacts/artifacts.json cannot be read back")
     return loaded[1] | models_of(recipe, given)
+
+
+def _require_sound(root: str, artifacts: Artifacts) -> None:
+    for artifact in artifacts.values():
+        try:
+            verified_path(artifact)
+        except BadCheckpoint:
+            raise FitError(
+                f"{artifact.path} is missing or damaged: restore it, or delete {root}/artifacts/artifacts.json and run "
+                "`interloom fit`, which trains the same bytes again"
+            ) from None
 
 
 def _keep(root: str, recipe: Recipe, given: Artifacts) -> dict[str, Artifact]:
@@ -128,12 +141,25 @@ def _publish(root: str, files: dict[str, bytes]) -> dict[str, str]:
 
 
 def fit_fingerprint(plan: Plan, recipe: Recipe, given: Artifacts) -> str:
-    """Hash everything that decides the artifacts."""
-    parts = {"seed", "fit", "units", "f0", "pitch", "style", "text", "decode"}
-    sections = backends.settings_tree(recipe.model_dump(include=parts, mode="json"))
-    models = {name: artifact.sha256 for name, artifact in given.items()}
+    """Hash everything that decides the artifacts, and nothing else: an aligner may change without another fit."""
     steps = chain.fit_steps(recipe, given)
-    return chain.job_fingerprint(plan.fingerprint, steps, chain.fit_sink(), sections, models)
+    kept = {ref.name: given[ref.name].sha256 for ref in referenced(recipe) if ref.kept}
+    decisive: dict[str, Any] = {"kept": kept}
+    if steps:
+        parts = {"seed", "fit", *trained_sections(recipe, given)}
+        decisive |= backends.settings_tree(recipe.model_dump(include=parts, mode="json"))
+    return chain.job_fingerprint(plan.fingerprint, steps, chain.fit_sink(), decisive)
+
+
+def trained_sections(recipe: Recipe, given: Artifacts) -> set[str]:
+    """Return the sections whose artifacts `fit` trains."""
+    sources = {
+        "units": backends.units_features(recipe, given),
+        "pitch": backends.pitch_features(recipe, given),
+        "style": backends.style_features(recipe, given),
+        "text": None if "tokenizer" in given else recipe.text,
+    }
+    return {name for name, source in sources.items() if source is not None}
 
 
 def load_artifacts(root: str) -> tuple[str, dict[str, Artifact]] | None:

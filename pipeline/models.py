@@ -1,9 +1,10 @@
 """The files that a recipe names: where they are, their licence, and their sha256, pinned before any work starts."""
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schemas.model_sections import (
     HubertSection,
@@ -17,9 +18,20 @@ from schemas.model_sections import (
 )
 from schemas.recipe import Recipe
 from schemas.records import Artifact
+from stages.align_imported import alignment_source
 from stages.checkpoints import BadCheckpoint, checkpoint_of
 
 Artifacts = Mapping[str, Artifact]
+
+
+NONCOMMERCIAL = (
+    "noncommercial",
+    "non commercial",
+    "not for commercial",
+    "no commercial",
+    "research only",
+    "research use",
+)
 
 
 class LicenceError(ValueError):
@@ -45,8 +57,9 @@ class ModelRef(NamedTuple):
 
     @property
     def noncommercial(self) -> bool:
-        words = self.licence.lower().replace("-", " ").split()
-        return "nc" in words or "noncommercial" in "".join(words)
+        words = re.split(r"[^a-z]+", self.licence.lower())
+        told = " ".join(words)
+        return "nc" in words or any(phrase in told for phrase in NONCOMMERCIAL)
 
     @property
     def hint(self) -> str:
@@ -63,6 +76,8 @@ def referenced(recipe: Recipe) -> list[ModelRef]:
             found.append(_model(f"{where}_model", f"{where}.checkpoint", section))
         if isinstance(section, HubertSection | Wav2Vec2KmeansStyleSection) and section.quantiser.path:
             found.append(_quantiser(where, section.quantiser))
+    if isinstance(recipe.align, ImportedSection):
+        found.append(ModelRef("alignments", "align.path", recipe.align.path, recipe.align.sha256, "", ""))
     if isinstance(recipe.pitch, VqvaeSection) and recipe.pitch.checkpoint:
         found.append(_model("pitch", "pitch.checkpoint", recipe.pitch))
     if isinstance(recipe.text, SentencePieceSection) and recipe.text.path:
@@ -88,11 +103,18 @@ def require_licences(recipe: Recipe) -> None:
         LicenceError: naming the first that was not.
     """
     for ref in referenced(recipe):
-        if ref.noncommercial and not recipe.accept_noncommercial:
-            raise LicenceError(
-                f"{ref.where}: {ref.path} is under {ref.licence}, which forbids commercial use; if that is fine for "
-                "you, say so with accept_noncommercial: true in the recipe or --set accept_noncommercial=true"
-            )
+        if told := refusal(recipe, ref):
+            raise LicenceError(f"{ref.where}: {told}")
+
+
+def refusal(recipe: Recipe, ref: ModelRef) -> str:
+    """Return why a file may not be used, or ""."""
+    if not ref.noncommercial or recipe.accept_noncommercial:
+        return ""
+    return (
+        f"{ref.path} is under {ref.licence}, which forbids commercial use; if that is fine for you, say so with "
+        "accept_noncommercial: true in the recipe or --set accept_noncommercial=true"
+    )
 
 
 def pin(recipe: Recipe, *, transcribe: bool = False) -> dict[str, Artifact]:
@@ -102,20 +124,54 @@ def pin(recipe: Recipe, *, transcribe: bool = False) -> dict[str, Artifact]:
         BadCheckpoint: if one is missing or is not what the recipe's sha256 says.
     """
     wanted = [ref for ref in referenced(recipe) if transcribe or ref.name != "transcribe_model"]
-    pinned = {ref.name: pin_one(ref) for ref in wanted}
-    if isinstance(recipe.align, ImportedSection):
-        from stages.align_imported import alignment_source
-
-        pinned["alignments"] = alignment_source(os.path.abspath(recipe.align.path), recipe.align.sha256)
-    return pinned
+    return {ref.name: pin_one(ref) for ref in wanted}
 
 
 def pin_one(ref: ModelRef) -> Artifact:
     """Return one file, hashed."""
     if "://" in ref.path:
         raise BadCheckpoint(f"{ref.where}: {ref.path} is remote; models are read from a local disk, copy it first")
-    path = os.path.abspath(ref.path)
+    path = absolute(ref.path)
+    if ref.name == "alignments":
+        return alignment_source(path, ref.sha256)
+    if ref.kept and os.path.isdir(path):
+        raise BadCheckpoint(f"{path} is a folder, {ref.where} is a file")
     return _hashed(path, ref.sha256, ref.hint, _stamp(path))
+
+
+def absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """Return a recipe whose files are named by absolute paths and pinned by sha256, so that it means the same anywhere.
+
+    The transcriber's files are not hashed: once the transcripts are made they are not needed.
+    """
+    values = recipe.model_dump()
+    for ref in referenced(recipe):
+        node, key = _node(values, ref)
+        node[key] = absolute(ref.path)
+        if ref.name != "transcribe_model":
+            node["sha256"] = pin_one(ref).sha256
+    return Recipe.model_validate(values)
+
+
+def _node(values: dict[str, Any], ref: ModelRef) -> tuple[dict[str, Any], str]:
+    """Return the plain section that names a file, and the key."""
+    *sections, key = ref.where.split(".")
+    for section in sections:
+        values = values[section]
+    return values, key
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """Return a recipe that names files by their last part only: what a dataset says, wherever it was made."""
+    values = recipe.model_dump()
+    for ref in referenced(recipe):
+        node, key = _node(values, ref)
+        node[key] = os.path.basename(ref.path)
+    return Recipe.model_validate(values)
 
 
 @lru_cache(maxsize=64)

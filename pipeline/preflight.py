@@ -9,8 +9,8 @@ from pipeline.models import Artifacts, pin, require_licences
 from schemas.recipe import Recipe
 
 
-def preflight(recipe: Recipe) -> None:
-    """Check everything that a recipe names, without loading a model for use.
+def preflight(recipe: Recipe, *, transcribe: bool = False) -> None:
+    """Check everything that a recipe names, the transcriber only where asked for, without loading a model for use.
 
     Weights are read once to see that they are whole and fit together; the embedded recipe costs nothing.
 
@@ -19,17 +19,23 @@ def preflight(recipe: Recipe) -> None:
         ImportError: if a package that a backend needs is not installed.
     """
     require_licences(recipe)
-    given = pin(recipe, transcribe=True)
-    _check(recipe.model_dump_json(), tuple(sorted((name, a.sha256) for name, a in given.items())))
+    given = pin(recipe, transcribe=transcribe)
+    _check(recipe.model_dump_json(), tuple(sorted((name, a.sha256) for name, a in given.items())), transcribe)
 
 
 @lru_cache(maxsize=8)
-def _check(recipe_json: str, hashes: tuple[tuple[str, str], ...]) -> None:
+def _check(recipe_json: str, hashes: tuple[tuple[str, str], ...], transcribe: bool) -> None:
     """Check once per process for the same recipe and files."""
     del hashes
     recipe = Recipe.model_validate_json(recipe_json)
-    for _, config in checkable(recipe, pin(recipe, transcribe=True)):
+    given = pin(recipe, transcribe=transcribe)
+    backends.require_qc_fits(recipe)
+    for _, config in checkable(recipe, given):
         config.check()
+    if "tokenizer" in given:
+        from stages.tokenizer import check_sentencepiece
+
+        check_sentencepiece(given["tokenizer"])
 
 
 def checkable(recipe: Recipe, given: Artifacts) -> list[tuple[str, Any]]:

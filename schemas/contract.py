@@ -27,6 +27,7 @@ class UnitContract:
         hop: samples at 16 kHz between frames.
         offset: the sample at 16 kHz that frame 0 stands for.
         chunking: how long audio was divided, e.g. "none".
+        precision: in which the model computed.
         input: what the extractor was given beside the audio, such as the F0 extractor and its settings; "" for nothing.
         deduplicated: always False in stored streams.
     """
@@ -42,6 +43,7 @@ class UnitContract:
     hop: int
     offset: int
     chunking: str = "none"
+    precision: str = "float32"
     input: str = ""
     deduplicated: bool = False
 

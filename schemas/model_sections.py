@@ -13,8 +13,15 @@ from schemas.sections import Clusters, Positive, PositiveSeconds, Probability, S
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+WindowSeconds = Annotated[float, Field(ge=1)]
 Layer = Annotated[int, Field(ge=0)]
 """Hidden state after this many transformer layers, as Hugging Face counts them; 0 is the input of the first."""
+
+
+def require_file(sha256: str, path: str, key: str) -> None:
+    """Raise ValueError where a sha256 stands without the file that it is of."""
+    if sha256 and not path:
+        raise ValueError(f"sha256 is of a file: name it with {key}, or leave both out and it is trained")
 
 
 class ModelSection(Section):
@@ -49,7 +56,7 @@ class CtcSection(ModelSection):
     WAV2VEC2_ASR_BASE_960H, ...), and `checkpoint` is its file of weights."""
     star: bool = True
     """Align a wildcard to tokens that the model has no letters for; without it they get no time."""
-    window_seconds: PositiveSeconds = 30.0
+    window_seconds: WindowSeconds = 30.0
     context_seconds: Annotated[float, Field(ge=0)] = 2.0
     """Long audio passes the model in windows that see this much of their neighbours."""
     max_words_per_second: PositiveSeconds = 12.0
@@ -104,6 +111,11 @@ class KmeansQuantiser(Section):
     origin: str = ""
 
     @model_validator(mode="after")
+    def _sha256_has_a_file(self) -> Self:
+        require_file(self.sha256, self.path, "path")
+        return self
+
+    @model_validator(mode="after")
     def _trust_is_of_one_file(self) -> Self:
         if self.trust_pickle and not self.sha256:
             raise ValueError("trust_pickle runs what is in the file: it needs the sha256 of the one that you trust")
@@ -141,7 +153,7 @@ class HubertSection(ModelSection):
     """`huggingface`: a folder. Otherwise a torchaudio bundle (HUBERT_BASE, ...); `checkpoint` is its file."""
     layer: Layer = 11
     quantiser: Quantiser = KmeansQuantiser()
-    window_seconds: PositiveSeconds = 100.0
+    window_seconds: WindowSeconds = 100.0
     """Longer clips pass in windows; Spirit LM's release cuts at 100 s."""
     context_seconds: Annotated[float, Field(ge=0)] = 5.0
     """What a window sees of its neighbours on each side."""
@@ -167,7 +179,7 @@ class F0Range(Section):
     min_hz: Annotated[float, Field(gt=0)] = 50.0
     max_hz: Annotated[float, Field(gt=0)] = 1100.0
     hop: Literal[80, 160] = 160
-    """Samples between frames; Spirit LM's pitch quantiser works at 80 (5 ms)."""
+    """Samples between frames. Spirit LM's pitch quantiser repeats FCPE's own 10 ms frames (160) to 5 ms."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -185,8 +197,8 @@ class YaaptSection(F0Range):
     """YAAPT, which Spirit LM's VQ-VAE was trained on; the package is AMFM-decompy."""
 
     backend: Literal["yaapt"] = "yaapt"
-    min_hz: Annotated[float, Field(gt=0)] = 60.0
-    max_hz: Annotated[float, Field(gt=0)] = 400.0
+    min_hz: Annotated[float, Field(ge=50, le=120)] = 60.0
+    max_hz: Annotated[float, Field(ge=180, le=1000)] = 400.0
 
 
 F0Section = Annotated[
@@ -209,9 +221,14 @@ class VqvaeSection(Section):
     sha256: Sha256 = ""
     licence: str = ""
     origin: str = ""
-    clusters: Clusters = 64
+    clusters: Annotated[int, Field(ge=2, le=65_535)] = 64
     steps: Positive = 2000
     """Of training, where `fit` trains."""
+
+    @model_validator(mode="after")
+    def _sha256_has_a_file(self) -> Self:
+        require_file(self.sha256, self.checkpoint, "checkpoint")
+        return self
 
 
 PitchSection = Annotated[
@@ -284,6 +301,11 @@ class SentencePieceSection(Section):
     vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 500
     """Where `fit` trains: at least the 256 bytes that spell what no piece covers, and some pieces."""
 
+    @model_validator(mode="after")
+    def _sha256_has_a_file(self) -> Self:
+        require_file(self.sha256, self.path, "path")
+        return self
+
 
 class TranscribeSection(ModelSection):
     """Transcripts for audio without text: VAD and faster-whisper through whisperX, from a CTranslate2 folder."""
@@ -291,7 +313,7 @@ class TranscribeSection(ModelSection):
     backend: Literal["whisperx"] = "whisperx"
     language: str = ""
     """Empty: the row's language, or detected."""
-    chunk_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0
+    chunk_seconds: Annotated[float, Field(ge=1, le=30)] = 30.0
     """Longest segment; Whisper sees 30 s."""
     beam_size: Positive = 5
     batch_size: Positive = 8
@@ -301,5 +323,5 @@ class TranscribeSection(ModelSection):
     max_compression_ratio: PositiveSeconds = 2.4
     """Text that compresses better than this repeats itself."""
     max_characters_per_second: PositiveSeconds = 30.0
-    max_seconds: PositiveSeconds = 14_400.0
+    max_seconds: PositiveSeconds = 7_200.0
     """Longest recording."""

@@ -102,7 +102,9 @@ class CtcConfig:
             "score_version": SCORE_VERSION,
             "checkpoint_sha256": self.checkpoint.sha256,
             "model": self.model,
+            "precision": self.precision,
             "star": self.star,
+            "windows": [self.window_seconds, self.context_seconds],
         }
 
 

@@ -54,6 +54,10 @@ class ImportedConfig:
         if not self.tier:
             raise ValueError("tier must not be empty")
 
+    def index(self) -> AlignmentIndex:
+        """Return the index of the files, which tells the utterances that they know."""
+        return AlignmentIndex(source_of(self.source.path, self.format), self.tier)
+
     def setup(self) -> "ImportedAligner":
         """Check the files' sha256 and index them.
 
@@ -61,7 +65,7 @@ class ImportedConfig:
             BadAlignment: if they are missing, changed, of no known format, or scattered.
         """
         alignment_source(self.source.path, self.source.sha256)
-        return ImportedAligner(self, AlignmentIndex(source_of(self.source.path, self.format), self.tier))
+        return ImportedAligner(self, self.index())
 
     def check(self) -> None:
         """Raise BadAlignment if the files are missing or changed, of no known format, or none of the first is read."""

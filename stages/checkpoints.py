@@ -85,7 +85,7 @@ def read_json_file(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BadCheckpoint(f"{path} is missing: is {path.parent} a complete checkpoint folder?") from None
     except (ValueError, RecursionError):
         raise BadCheckpoint(f"{path} is no JSON file") from None

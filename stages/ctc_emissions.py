@@ -40,20 +40,17 @@ class CtcEmissions:
             ValueError: if a clip is too short for one frame.
             MemoryError: if the device's memory does not suffice.
 
-        Memory beside the model's: one window, the hidden states of a clip (at width 1024: 0.7 GB an hour), and 4 bytes
-        x labels for each frame of all clips.
+        Memory beside the model's: one window, and 4 bytes x labels for each frame of all clips.
         """
         waves = [pcm.astype(np.float32) / np.float32(32768) for pcm in clips]
         whole = [wave for wave in waves if len(wave) <= self._window]
-        passed = iter(self._encoder.encode(whole) if whole else [])
-        return [
-            self._labelled(
-                next(passed)
-                if len(wave) <= self._window
-                else self._encoder.encode_long(wave, self._window, self._context)
-            )
-            for wave in waves
-        ]
+        # One by one: clips that share matrices may differ in their last bits, and so may a path among equals.
+        passed = (self._encoder.encode([wave])[0] for wave in whole)
+        return [self._labelled(next(passed)) if len(wave) <= self._window else self._long(wave) for wave in waves]
+
+    def _long(self, wave: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        parts = self._encoder.windows(wave, self._window, self._context)
+        return np.concatenate([self._labelled(part) for part in parts])
 
     def _labelled(self, hidden: Any) -> npt.NDArray[np.float32]:
         import torch

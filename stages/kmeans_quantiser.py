@@ -72,6 +72,12 @@ class KmeansQuantiser:
         parts = [self._block(features[i : i + self._rows]) for i in range(0, max(1, len(features)), self._rows)]
         return Assigned(np.concatenate([part.ids for part in parts]), np.concatenate([part.margin for part in parts]))
 
+    def classes(self, features: Float32) -> Assigned:
+        return self.assign(features)
+
+    def joined(self, classes: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+        return classes
+
     def _block(self, features: Float32) -> Assigned:
         rows = features.astype(np.float64)
         scores = rows @ self._centroids.T

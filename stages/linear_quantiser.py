@@ -48,7 +48,10 @@ class LinearQuantiser:
         require_features(features, self.width)
         parts = [self.classes(features[i : i + ROWS_AT_ONCE]) for i in range(0, max(1, len(features)), ROWS_AT_ONCE)]
         classes = np.concatenate([part.ids for part in parts])
-        return Assigned(without_blanks(classes, self.size - 1), np.concatenate([part.margin for part in parts]))
+        return Assigned(self.joined(classes), np.concatenate([part.margin for part in parts]))
+
+    def joined(self, classes: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+        return without_blanks(classes, self.size - 1)
 
     def classes(self, features: Float32) -> Assigned:
         """Return the best class of each row, blanks included, and its margin."""

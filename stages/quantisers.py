@@ -40,6 +40,12 @@ class Quantiser(Protocol):
             ValueError: if the width is another, or a feature is not finite.
         """
 
+    def classes(self, features: Float32) -> Assigned:
+        """Return what a row gives by itself; `joined` makes a clip's ids of it."""
+
+    def joined(self, classes: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+        """Return the ids of a clip from those of its rows, which may have been found part by part."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantiserConfig:

@@ -17,6 +17,8 @@ from stages.checkpoints import BadCheckpoint, read_json_file
 
 HUGGINGFACE = "huggingface"
 FAMILIES = ("hubert", "wav2vec2", "wavlm")
+MOST_LAYERS, MOST_WIDTH = 1_000, 65_536
+"""A configuration beyond them is no model of speech, and would ask for endless memory."""
 ACTIVATIONS = ("gelu", "relu")
 HUGGINGFACE_EPSILON = 1e-7
 """What transformers' Wav2Vec2FeatureExtractor adds to a clip's variance."""
@@ -74,6 +76,8 @@ class EncoderFacts:
     wave_epsilon: float | None = None
 
     def __post_init__(self) -> None:
+        if self.num_layers > MOST_LAYERS or self.width > MOST_WIDTH:
+            raise ValueError(f"{self.num_layers} layers of width {self.width} are no model of speech")
         if self.width % self.heads or self.width % self.pos_groups:
             raise ValueError(f"width {self.width} is no multiple of {self.heads} heads and {self.pos_groups} groups")
         if self.conv_norm not in ("group", "layer"):

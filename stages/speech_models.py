@@ -57,6 +57,8 @@ def checked_tensors(found: Mapping[str, Any], facts: EncoderFacts, path: str) ->
             raise BadCheckpoint(
                 f"{path}: {name} has shape {list(tensor.shape)}, its configuration asks for {list(shape)}"
             )
+        if not bool(torch.isfinite(tensor).all()):
+            raise BadCheckpoint(f"{path}: {name} holds numbers that are not finite")
         # A copy, because tensors of safetensors are the file itself, mapped: they would change with it after the check.
         tensors[name] = tensor.to(torch.float32, copy=True)
     if unknown := sorted(name for name in found if not name.endswith(".num_batches_tracked")):

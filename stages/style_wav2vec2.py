@@ -83,7 +83,8 @@ class Wav2Vec2StyleConfig:
     def contract(self) -> UnitContract:
         """Return the contract of the stream; reads `config.json`."""
         facts, labels = encoder_facts(self.checkpoint), num_labels(Path(self.checkpoint.path) / "config.json")
-        return _contract(f"{facts.family}-style", self.version, self.checkpoint, size=labels)
+        made = _contract(f"{facts.family}-style", self.version, self.checkpoint, size=labels)
+        return replace(made, precision=self.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +127,10 @@ class Wav2Vec2KmeansStyleConfig:
     def contract(self) -> UnitContract:
         """Return the contract of the stream; reads `config.json`."""
         family, codebook = encoder_facts(self.checkpoint).family, self.quantiser.codebook.sha256
-        return _contract(
+        made = _contract(
             f"{family}-kmeans", self.version, self.checkpoint, self.layer, codebook=codebook, size=self.quantiser.size
         )
+        return replace(made, precision=self.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,24 @@ def load_sentencepiece(artifact: Artifact) -> SentencePieceTokenizer:
     raise ValueError(f"{artifact.path} is empty")
 
 
+def check_sentencepiece(artifact: Artifact) -> None:
+    """Check that a given model can spell any text.
+
+    Raises:
+        ValueError: if the file is missing, changed or no SentencePiece model, or loses what it has no piece for.
+    """
+    tokenizer = load_sentencepiece(artifact)
+    if any(character not in tokenizer.decode(tokenizer.encode(f"a {character}")) for character in RARE):
+        raise ValueError(
+            f"{artifact.path} has no byte fallback: it would lose every character that it has no piece for; use "
+            "another SentencePiece model"
+        )
+
+
+RARE = "\u0416\u4e2d\U0001f98a"
+"""A Cyrillic letter, a Han character and an emoji."""
+
+
 def _common_parts(texts: list[str], budget: int) -> list[str]:
     """Cut texts at line ends and at all but the space and the `budget - 1` most frequent characters.
 

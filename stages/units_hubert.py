@@ -8,7 +8,7 @@ Clips longer than a window pass in windows that see some context. What the whole
 them, so only attention differs from a single pass; `benchmarks/units.py` measures how many ids that changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -91,6 +91,7 @@ class HubertUnitsConfig:
             hop=facts.grid.hop,
             offset=facts.grid.offset,
             chunking=f"windows of {self.window_seconds:g} s, {self.context_seconds:g} s of context",
+            precision=self.precision,
         )
 
 
@@ -136,15 +137,21 @@ class ClipFeatures:
 
     def alone(self, clip: Clip) -> Features:
         """Return the features that a long enough clip gives by itself."""
+        return np.concatenate(list(self.parts(clip)))
+
+    def parts(self, clip: Clip) -> Iterator[Features]:
+        """Yield the features of `alone`, those of a long clip window by window."""
         wave = _wave(clip)
         if self.is_long(clip):
-            return _numpy(self.encoder.encode_long(wave, self._window, self._context))
-        return _numpy(self.encoder.encode([wave])[0])
+            yield from (_numpy(part) for part in self.encoder.windows(wave, self._window, self._context))
+        else:
+            yield _numpy(self.encoder.encode([wave])[0])
 
     def together(self, clips: Sequence[Clip]) -> list[Features]:
-        """Return the features of long enough clips that may share matrices; other bits may be last than alone."""
-        short = iter(self.encoder.encode([_wave(clip) for clip in clips if not self.is_long(clip)]))
-        return [self.alone(clip) if self.is_long(clip) else _numpy(next(short)) for clip in clips]
+        """Return the features of clips that fit in a window and may share matrices; the last bits may not be those
+        that each gives alone.
+        """
+        return [_numpy(features) for features in self.encoder.encode([_wave(clip) for clip in clips])]
 
     def is_long(self, clip: Clip) -> bool:
         return clip.num_samples > self._window
@@ -158,18 +165,23 @@ class HubertUnits:
 
     def process(self, batch: Sequence[Checked]) -> list[Encoded | Reject]:
         least = self._clips.encoder.receptive
-        heard = [record for record in batch if record.clip.num_samples >= least]
-        features = iter(self._clips.together([record.clip for record in heard]))
-        return [
-            self._too_short(record) if record.clip.num_samples < least else self._encode(record, next(features))
-            for record in batch
-        ]
+        short = [r.clip for r in batch if r.clip.num_samples >= least and not self._clips.is_long(r.clip)]
+        features = iter(self._clips.together(short))
+        return [self._outcome(record, features) for record in batch]
 
-    def _encode(self, record: Checked, features: Features) -> Encoded:
-        ids, margin = self._quantiser.assign(features)
-        if self._clips.encoder.pack and not self._clips.is_long(record.clip) and margin.min() < DOUBTFUL:
-            ids, _ = self._quantiser.assign(self._clips.alone(record.clip))
-        return Encoded(checked=record, streams=(UnitStream(SLOT, ids),))
+    def _outcome(self, record: Checked, shared: Iterator[Features]) -> Encoded | Reject:
+        if record.clip.num_samples < self._clips.encoder.receptive:
+            return self._too_short(record)
+        if self._clips.is_long(record.clip):
+            return _encoded(record, self._alone(record.clip))
+        ids, margin = self._quantiser.assign(next(shared))
+        if self._clips.encoder.pack and margin.min() < DOUBTFUL:
+            ids = self._alone(record.clip)
+        return _encoded(record, ids)
+
+    def _alone(self, clip: Clip) -> npt.NDArray[np.uint16]:
+        parts = [self._quantiser.classes(part).ids for part in self._clips.parts(clip)]
+        return self._quantiser.joined(np.concatenate(parts))
 
     def _too_short(self, record: Checked) -> Reject:
         least = self._clips.encoder.receptive
@@ -178,6 +190,10 @@ class HubertUnits:
             f"({1000 * seconds_from_samples(least):g} ms)"
         )
         return Reject.of(record.clip.utterance, self._name, Reason.TOO_SHORT, detail)
+
+
+def _encoded(record: Checked, ids: npt.NDArray[np.uint16]) -> Encoded:
+    return Encoded(checked=record, streams=(UnitStream(SLOT, ids),))
 
 
 def _require(layer: int, window: float, context: float, precision: str) -> None:

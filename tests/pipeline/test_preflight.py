@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from jobs.cli import main
+from pipeline.build import planned_recipe
 from pipeline.doctor import examine, missing_packages
-from pipeline.models import LicenceError, ModelRef, referenced, require_licences
+from pipeline.drive import EngineSettings
+from pipeline.fit import FitError, fit, fit_fingerprint
+from pipeline.job import Limits
+from pipeline.models import LicenceError, ModelRef, pin, portable, referenced, require_licences
+from pipeline.plan import Plan
 from pipeline.recipes import load_recipe
+from pipeline.storage import publish_json
 from schemas.canonical import sha256_hex
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
@@ -85,6 +91,11 @@ def test_sound_models_are_accepted(tmp_path, models):
         ("units.checkpoint=nowhere", ("nowhere", "missing")),
         ("units.sha256=" + "a" * 64, ("sha256", "hubert_group")),
         ("align.model=HUBERT_BASE", ("HUBERT_BASE",)),
+        ("units.window_seconds=0.001", ("window_seconds",)),
+        ("pitch.clusters=65536", ("pitch.clusters",)),
+        ("text.sha256=" + "a" * 64, ("text", "sha256")),
+        ("units.checkpoint=pyproject.toml", ("pyproject.toml",)),
+        ("units.quantiser.path=tests", ("units.quantiser.path", "folder")),
         ("align.licence=CC-BY-NC-4.0", ("CC-BY-NC-4.0", "accept_noncommercial")),
         ("pitch.licence=FAIR Noncommercial Research License", ("accept_noncommercial",)),
     ],
@@ -183,6 +194,11 @@ def test_the_bundled_recipes_say_what_they_need(name):
         ("cc-by-nc-sa-4.0", True),
         ("FAIR Noncommercial Research License", True),
         ("Non-commercial use only", True),
+        ("CC_BY_NC", True),
+        ("(CC-BY-NC)", True),
+        ("CC-BY-NC4.0", True),
+        ("not for commercial use", True),
+        ("research only", True),
         ("MIT", False),
         ("Apache-2.0", False),
         ("", False),
@@ -209,3 +225,96 @@ def test_licences_of_every_section_count():
 def test_a_known_sha256_is_checked(tmp_path, models):
     right = sha256_hex((models / "km.npy").read_bytes())
     assert plan(tmp_path, overrides(models, f"units.quantiser.sha256={right}")).exit_code == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n"])
+def test_a_tokenizer_that_is_none(tmp_path, models, content):
+    (models / "bad.model").write_bytes(content)
+    assert str(models / "bad.model") in refused(tmp_path, overrides(models, f"text.path={models / 'bad.model'}"))
+
+
+def test_a_tokenizer_that_loses_characters(tmp_path, models):
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a small text of small words"] * 20),
+        model_prefix=str(models / "lossy"),
+        vocab_size=16,
+        minloglevel=2,
+    )
+    line = refused(tmp_path, overrides(models, f"text.path={models / 'lossy.model'}"))
+    assert "byte fallback" in line
+
+
+def test_weights_that_are_not_finite(tmp_path, models):
+    path = models / HUBERT.name / "model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    save_file(tensors, path)
+    assert name.rpartition(".")[2] in refused(tmp_path, overrides(models))
+
+
+def test_a_configuration_that_would_ask_for_endless_memory(tmp_path, models):
+    path = models / HUBERT.name / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": 10_000_000}))
+    assert "10000000" in refused(tmp_path, overrides(models))
+
+
+@pytest.mark.parametrize("setting", ["qc.min_score_all=-1", "qc.min_silence_score=-1"])
+def test_thresholds_that_an_aligner_has_no_scores_for(tmp_path, models, setting):
+    backend = ["align.backend=whisperx", f"align.checkpoint={models / CTC.name}"]
+    assert setting.partition("=")[0] in refused(tmp_path, [*backend, setting])
+
+
+def test_imported_alignments_that_know_no_row(tmp_path):
+    (tmp_path / "other.ctm").write_text("somebody 1 0.00 0.50 hello\n")
+    settings = ["align.backend=imported", f"align.path={tmp_path / 'other.ctm'}"]
+    assert "a.wav" in refused(tmp_path, settings)
+    (tmp_path / "other.ctm").write_text("a 1 0.00 0.50 hello\n")
+    assert plan(tmp_path, settings).exit_code == 0
+
+
+def test_a_device_that_is_not_there(models):
+    for device in ("cuda:99", "banana"):
+        result = CliRunner().invoke(main, ["doctor", "embedded", "--device", device])
+        assert result.exit_code == 2
+        assert device in result.output
+
+
+def test_a_planned_folder_means_the_same_from_anywhere(tmp_path, models, monkeypatch):
+    """Paths are made absolute and files pinned when a folder is planned; the dataset itself will not name places."""
+    monkeypatch.chdir(models.parent)
+    relative = [setting.replace(str(models), "models") for setting in overrides(Path("models"))]
+    assert plan(tmp_path, relative).exit_code == 0
+    monkeypatch.chdir("/")
+    recipe = planned_recipe(str(tmp_path / "out"))
+    assert recipe.units.checkpoint == str(models / HUBERT.name)
+    assert pin(recipe)["units_model"].sha256 == recipe.units.sha256
+    told = portable(recipe)
+    assert (told.units.checkpoint, told.units.quantiser.path) == (HUBERT.name, "km.npy")
+    assert plan(tmp_path, overrides(models)).exit_code == 0
+
+
+def test_the_fit_does_not_depend_on_the_aligner_or_on_f0_that_nobody_needs(models):
+    def fingerprint(*settings):
+        recipe = load_recipe("embedded", [*settings, "sequence.stream=base", "pitch=null", "style=null"])
+        made = Plan(root="r", base="b", fingerprint="f", sizes=(1.0,), inputs=(1,))
+        return fit_fingerprint(made, recipe, pin(recipe))
+
+    base = fingerprint()
+    ctc = ("align.backend=ctc", f"align.checkpoint={models / CTC.name}")
+    assert fingerprint(*ctc) == fingerprint("f0.backend=yaapt") == base
+    assert fingerprint("units.clusters=7") != base
+    assert fingerprint("seed=1") != base
+    assert fingerprint("decode.max_seconds=60") != base
+
+
+def test_a_folder_whose_codebook_is_gone_says_so(tmp_path):
+    root, recipe = str(tmp_path), load_recipe("embedded")
+    made = Plan(root=root, base="b", fingerprint="f", sizes=(1.0,), inputs=(1,))
+    entries = {"units": {"path": "artifacts/units.npy", "sha256": "0" * 64}}
+    value = {"artifacts": entries, "fingerprint": fit_fingerprint(made, recipe, {}), "format": "interloom-artifacts/1"}
+    publish_json(value, f"{root}/artifacts/artifacts.json")
+    with pytest.raises(FitError, match=r"units\.npy is missing or damaged"):
+        fit(root, made, recipe, EngineSettings(), Limits(), lambda *_: None)
