@@ -85,7 +85,7 @@ def test_layers_that_are_not_asked_for_are_not_computed(tmp_path):
 
     folder = CHECKPOINTS / "hubert_group"
     tensors = load_file(folder / "model.safetensors")
-    poisoned = {k: v * float("nan") if ".layers.2." in k else v for k, v in tensors.items()}
+    poisoned = {k: v * 1e37 if ".layers.2." in k else v for k, v in tensors.items()}
     save_file(poisoned, tmp_path / "model.safetensors")
     for name in ("config.json", "preprocessor_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())

@@ -190,6 +190,7 @@ FAULTS = {
     "a missing norm": (without(NORM), rf"lacks the tensor {re.escape(NORM)}"),
     "half a weight norm": (without(POSITION), r"lacks the tensor encoder\.pos_conv_embed\.conv\.weight"),
     "a flat weight norm": (extended(**{POSITION: torch.ones(16)}), r"original0 has shape \[16\]"),
+    "a number that is none": (extended(**{NORM: torch.full((32,), float("nan"))}), r"not finite"),
     "integers": (extended(**{NORM: torch.ones(32, dtype=torch.int32)}), r"floating-point"),
     "an unknown tensor": (extended(**{"encoder.more": torch.ones(1)}), r"holds the tensor encoder\.more"),
 }
