@@ -56,7 +56,7 @@ def main() -> None:
         model = given_model(folder) if options.checkpoint else random_model(Path(folder), options.layers, options.seed)
         checkpoint = checkpoint_of(folder)
         encoders = {
-            precision: load_encoder(checkpoint, layer=options.layers, precision=precision)
+            precision: load_encoder(checkpoint, layer=options.layer, precision=precision)
             for precision in ("float32", "bfloat16")
         }
     if options.long:
@@ -68,10 +68,16 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--layers", type=int, default=12, help="transformer layers of the model")
+    parser.add_argument(
+        "--layer", type=int, default=None, help="that is read; by default the last but one, as TWIST and Spirit LM do"
+    )
     parser.add_argument("--long", type=float, default=0, metavar="SECONDS")
     parser.add_argument("--checkpoint", metavar="FOLDER", help="a Hugging Face folder instead of random weights")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.layer is None:
+        options.layer = options.layers if options.checkpoint else max(1, options.layers - 1)
+    return options
 
 
 def batches(model: Any, encoders: dict[str, SpeechEncoder], options: argparse.Namespace) -> None:
@@ -79,19 +85,22 @@ def batches(model: Any, encoders: dict[str, SpeechEncoder], options: argparse.Na
     seconds = sum(map(len, waves)) / SAMPLE_RATE
     facts = encoders["float32"].facts
     quantiser = codebook(encoders["float32"], waves)
-    print(f"{len(waves)} clips, {seconds:.0f} s; {options.layers} layers; {CLUSTERS} clusters; one thread")
+    read = f"layer {options.layer} of {facts.num_layers}"
+    print(f"{len(waves)} clips, {seconds:.0f} s; {read}; {CLUSTERS} clusters; one thread")
     work: dict[str, Callable[[], Iterator[Any]]] = {
-        "alone (reference)": lambda: alone(model, normalised(waves, facts), options.layers),
-        "plain, padded by 16": lambda: plain(model, normalised(waves, facts), options.layers),
+        "alone (reference)": lambda: alone(model, normalised(waves, facts), options.layer),
+        "plain, padded by 16": lambda: plain(model, normalised(waves, facts), options.layer),
         "ours, float32": lambda: iter(encoders["float32"].encode(waves)),
         "ours, bfloat16": lambda: iter(encoders["bfloat16"].encode(waves)),
     }
     rows = [measured(name, run, quantiser) for name, run in work.items()]
     rates = {"float32": matrix_rate("float32"), "bfloat16": matrix_rate("bfloat16")}
-    report(rows, seconds, sum(operations(facts, len(wave)) for wave in waves), rates)
+    # transformers computes every layer, whichever is read.
+    every, needed = (sum(operations(facts, len(w), n) for w in waves) for n in (facts.num_layers, options.layer))
+    report(rows, seconds, {row.name: needed if row.name.startswith("ours") else every for row in rows}, rates)
 
 
-def report(rows: Sequence[Row], seconds: float, counted: float, rates: dict[str, float]) -> None:
+def report(rows: Sequence[Row], seconds: float, counted: dict[str, float], rates: dict[str, float]) -> None:
     reference, padded = rows[0], rows[1]
     print(
         f"matrix products: {rates['float32'] / 1e9:.0f} GFLOP/s in float32, {rates['bfloat16'] / 1e9:.0f} in bfloat16"
@@ -102,7 +111,7 @@ def report(rows: Sequence[Row], seconds: float, counted: float, rates: dict[str,
     total = sum(map(len, reference.ids))
     for row in rows:
         other = sum(int((a != b).sum()) for a, b in zip(row.ids, reference.ids, strict=True)) / total
-        rate = counted / row.cpu / rates["bfloat16" if row.name.endswith("bfloat16") else "float32"]
+        rate = counted[row.name] / row.cpu / rates["bfloat16" if row.name.endswith("bfloat16") else "float32"]
         print(
             f"{row.name:20s} {row.cpu:7.2f} {row.wall:7.2f} {seconds / row.cpu:14.2f} {padded.cpu / row.cpu:8.2f}x "
             f"{100 * other:9.4f}% {100 * rate:5.0f}%"
@@ -207,7 +216,7 @@ def corpus() -> Wave:
     return np.concatenate([wave for wave, rate in found if rate == SAMPLE_RATE and wave.ndim == 1])
 
 
-def operations(facts: EncoderFacts, num_samples: int) -> float:
+def operations(facts: EncoderFacts, num_samples: int, layers: int) -> float:
     """Return the floating-point operations of a clip's matrix products and convolutions, two per multiplication."""
     counted, length, channels = 0.0, num_samples, 1
     for conv in facts.conv:
@@ -217,7 +226,7 @@ def operations(facts: EncoderFacts, num_samples: int) -> float:
     width = facts.width
     position = width // facts.pos_groups * facts.pos_kernel
     layer = 4 * width + 2 * facts.inner + 2 * length
-    return 2 * (counted + length * width * (channels + position + facts.num_layers * layer))
+    return 2 * (counted + length * width * (channels + position + layers * layer))
 
 
 def matrix_rate(precision: str) -> float:

@@ -4,11 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from schemas.clock import SAMPLE_RATE
 from schemas.records import Clip, Spoken, Token
 from schemas.rejects import Reason, Reject
 
 MAX_CHARACTERS = 20_000
-"""A longer text is a broken manifest: at 15 characters a second it would take 22 minutes to say."""
+"""A longer text is a broken manifest, at 15 characters a second it would take 22 minutes to say; unless the clip is so
+long that it holds no more than MAX_CHARACTERS_PER_SECOND."""
+
+MAX_CHARACTERS_PER_SECOND = 40
+
+
+def most_characters(clip: Clip) -> int:
+    """Return how long the transcript of a clip may be."""
+    return max(MAX_CHARACTERS, clip.num_samples * MAX_CHARACTERS_PER_SECOND // SAMPLE_RATE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +61,8 @@ class Normaliser:
         text = clip.utterance.text
         if not text or text.isspace():
             return self._reject(clip, Reason.EMPTY_TEXT, "the transcript is empty")
-        if len(text) > MAX_CHARACTERS:
-            detail = f"the transcript has {len(text)} characters, more than {MAX_CHARACTERS}"
+        if len(text) > (most := most_characters(clip)):
+            detail = f"the transcript has {len(text)} characters, more than {most}"
             return self._reject(clip, Reason.TOO_MANY_WORDS, detail)
         texts = text.split()
         folded = [fold(token) for token in texts]

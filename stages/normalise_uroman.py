@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from schemas.records import Clip, Spoken, Token
 from schemas.rejects import Reason, Reject
-from stages.normalise import MAX_CHARACTERS
+from stages.normalise import most_characters
 
 LONGEST_UNSPACED = 20
 """Letters of a script without spaces in one token: a longer one is a sentence, and one time for it is of no use."""
@@ -83,8 +83,8 @@ class UromanNormaliser:
         text = clip.utterance.text
         if not text or text.isspace():
             return self._reject(clip, Reason.EMPTY_TEXT, "the transcript is empty")
-        if len(text) > MAX_CHARACTERS:
-            detail = f"the transcript has {len(text)} characters, more than {MAX_CHARACTERS}"
+        if len(text) > (most := most_characters(clip)):
+            detail = f"the transcript has {len(text)} characters, more than {most}"
             return self._reject(clip, Reason.TOO_MANY_WORDS, detail)
         texts = text.split()
         if (longest := max(map(_unspaced, texts))) > LONGEST_UNSPACED:

@@ -11,9 +11,9 @@ from stages.spoken_numbers import cardinal, ordinal
 STAGE = NormaliseConfig().setup()
 
 
-def clip(text):
+def clip(text, seconds=1):
     utterance = Utterance(key="u1", id="u/1", audio="a.wav", location="/a.wav", text=text, recording="r", index=0)
-    return Clip(utterance=utterance, pcm=np.zeros(16_000, np.int16), source_rate=16_000, source_channels=1)
+    return Clip(utterance=utterance, pcm=np.zeros(seconds * 16_000, np.int16), source_rate=16_000, source_channels=1)
 
 
 def outcome(text):
@@ -172,3 +172,10 @@ def test_half_a_foreign_text_is_kept():
 def test_only_english_is_offered():
     with pytest.raises(ValueError, match="'de'"):
         NormaliseConfig(language="de")
+
+
+def test_an_hour_may_have_the_transcript_of_an_hour():
+    text = "word " * 10_000
+    (long,) = STAGE.process([clip(text, seconds=3600)])
+    assert len(long.tokens) == 10_000
+    assert outcome(text).reason == Reason.TOO_MANY_WORDS
