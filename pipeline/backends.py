@@ -62,17 +62,17 @@ WITHOUT_CLIP_SCORES = ("whisperx", "imported")
 
 PACKAGES: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("align", "pocketsphinx"): (("pocketsphinx", "build"),),
-    ("align", "ctc"): (("transformers", "models"), ("torchaudio", "build")),
+    ("align", "ctc"): (("torchaudio", "build"),),
     ("align", "whisperx"): (("whisperx", "whisperx"),),
     ("transcribe", "whisperx"): (("whisperx", "whisperx"), ("faster_whisper", "whisperx")),
     ("normalise", "english"): (("num2words", "build"), ("pocketsphinx", "build")),
     ("normalise", "uroman"): (("uroman", "models"), ("num2words", "build")),
-    ("units", "hubert"): (("transformers", "models"), ("torchaudio", "build")),
+    ("units", "hubert"): (("torchaudio", "build"),),
     ("f0", "fcpe"): (("torchfcpe", "build"),),
     ("f0", "yaapt"): (("amfm_decompy", "models"),),
     ("pitch", "vqvae"): (("torch", "build"),),
-    ("style", "wav2vec2"): (("transformers", "models"),),
-    ("style", "wav2vec2-kmeans"): (("transformers", "models"),),
+    ("style", "wav2vec2"): (("torch", "build"),),
+    ("style", "wav2vec2-kmeans"): (("torch", "build"),),
 }
 """(package, the extra of ours that brings it) by section and backend."""
 

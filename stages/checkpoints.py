@@ -17,6 +17,8 @@ from schemas.canonical import canonical_json, sha256_hex
 from schemas.records import Artifact
 
 MODEL_SUFFIXES = {".bin", ".json", ".model", ".npy", ".onnx", ".pt", ".pth", ".safetensors", ".txt", ".yaml"}
+SMALL = 1 << 26
+"""Bytes up to which a .safetensors file is read whole; a larger one is mapped, so that it is in memory once."""
 _BLOCK = 1 << 22
 
 
@@ -111,6 +113,8 @@ def folder_weights(folder: Path) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, Any]:
     """Return the tensors of a .safetensors file, or of a PyTorch file, by name (or its nested dict), on the CPU.
 
+    Tensors of a large .safetensors file are the file itself, mapped into memory: copy those that are to stay.
+
     Raises:
         BadCheckpoint: if the file is missing, truncated, or holds a pickle of anything but tensors.
     """
@@ -118,13 +122,13 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     if not path.is_file():
         raise BadCheckpoint(f"{path} is missing")
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return dict(load(path.read_bytes()) if path.stat().st_size < SMALL else load_file(path))
         value = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise BadCheckpoint(f"{path} is damaged or no safetensors file: {' '.join(str(error).split())[:200]}") from None
