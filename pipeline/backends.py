@@ -49,7 +49,7 @@ NOT_SETTINGS = {"backend", "checkpoint", "licence", "origin", "path", "sha256"}
 
 QC_DEFAULTS: dict[str, dict[str, float]] = {
     "pocketsphinx": {"min_score_all": -8.7, "min_silence_score": -5.5, "doubtful_score": -9.0},
-    "ctc": {"min_score_all": -1.5, "min_silence_score": -0.5, "doubtful_score": -4.0},
+    "ctc": {"min_score_all": -1.3, "min_silence_score": -0.3, "doubtful_score": -3.5},
     "whisperx": {"doubtful_score": -0.8},
     "imported": {"doubtful_score": -3.0},
 }

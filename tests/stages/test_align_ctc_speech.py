@@ -100,11 +100,13 @@ def test_another_text_scores_lower():
 
 
 def test_half_of_the_text_leaves_speech_in_silence():
-    """A star at the end is left out: it may take the rest of the clip."""
+    """A star at the end is left out: it may take the rest of the clip. In clips as short as these the last letter
+    sometimes stretches over what the text lacks; no silence is then left to tell by."""
     halves = [says(chosen, " ".join(chosen.utterance.text.split()[:3])) for chosen in clips()]
     halves = [half for half in halves if half.utterance.text.split()[-1].isascii()]
     silences = [outcome.score_silence for outcome in aligned(halves)]
-    assert np.mean([score is not None and score < -0.2 for score in silences]) >= 0.9
+    assert np.mean([score is not None and score < -0.5 for score in silences]) >= 0.6
+    assert all(score is None or score < -0.5 for score in silences)
     whole = [outcome.score_silence for outcome in aligned(clips())]
     assert all(score is None or score > -0.2 for score in whole)
 

@@ -103,7 +103,7 @@ def test_no_block_is_larger_than_told(monkeypatch):
 @given(length=st.integers(1, 6000), seed=st.integers(0, 9))
 @settings(max_examples=20)
 def test_a_hop_of_80_repeats_the_frames_of_the_net(estimator, length, seed):
-    pcm = noise(length, seed) + harmonic(140 + 10 * seed, length / SAMPLE_RATE)[:length]
+    pcm = noise(length, seed) + harmonic(140 + 10 * seed, (length + 1) / SAMPLE_RATE)[:length]
     want = estimator.track(pcm).hz
     track = FcpeEstimator(FcpeConfig(hop=80), estimator._mel, estimator._network).track(pcm)
     assert track.hop == 80
