@@ -47,7 +47,7 @@ class Poison:
         config = self._config
         time.sleep(config.seconds)
         if key in config.abort:
-            os.kill(os.getpid(), signal.SIGABRT)
+            os.abort()
         if key in config.hang:
             time.sleep(3600)
         if key in config.raises:
