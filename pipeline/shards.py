@@ -77,7 +77,7 @@ class ShardSink:
         pq.write_table(
             pa.Table.from_pylist(stats, schema=STATS), folder / f"shard-{split:06d}.stats.parquet", compression="zstd"
         )
-        lines = [canonical_json(_reject_json(reject)) + "\n" for reject in rejects]
+        lines = [canonical_json(reject.to_json()) + "\n" for reject in rejects]
         (folder / f"rejects-{split:06d}.jsonl").write_text("".join(lines), encoding="utf-8")
         return {
             "inputs": len(stats) + len(rejects),
@@ -125,16 +125,6 @@ class ShardSink:
             "voiced_share": round(len(voiced) / max(1, len(f0)), 4),
             "f0_median_hz": round(float(np.median(voiced)), 2) if len(voiced) else 0.0,
         }
-
-
-def _reject_json(reject: Reject) -> dict[str, str]:
-    return {
-        "detail": reject.detail,
-        "id": reject.id,
-        "key": reject.key,
-        "reason": reject.reason.value,
-        "stage": reject.stage,
-    }
 
 
 def num_runs(ids: "npt.NDArray[np.uint16] | None") -> int:

@@ -19,7 +19,7 @@ from pipeline.finish import LedgerError, reconcile
 from pipeline.job import Job, Limits
 from pipeline.plan import Plan, all_rows, seconds_of, write_plan
 from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_bytes, read_json
-from pipeline.transcripts import TranscriptSinkConfig, manifest_row, reject_json
+from pipeline.transcripts import TranscriptSinkConfig, manifest_row
 from schemas.canonical import canonical_json
 from schemas.recipe import Recipe
 from schemas.records import Artifact, Utterance
@@ -124,7 +124,7 @@ def _join(root: str, plan: Plan, facts: Mapping[int, Mapping[str, Any]]) -> dict
     for row in all_rows(plan):
         if isinstance(row, Reject):
             reasons[row.reason.value] += 1
-            rejects.append(canonical_json(reject_json(row)))
+            rejects.append(canonical_json(row.to_json()))
         elif has_text(row):
             kept += 1
             rows.append(canonical_json(manifest_row(row)))

@@ -40,7 +40,7 @@ class TranscriptSink:
         for outcome in outcomes:
             if isinstance(outcome, Reject):
                 reasons[outcome.reason.value] += 1
-                lines["rejects"].append(canonical_json(reject_json(outcome)))
+                lines["rejects"].append(canonical_json(outcome.to_json()))
                 continue
             records += 1
             languages[outcome.language] += len(outcome.segments)
@@ -107,13 +107,3 @@ def _dropped_rows(found: Transcribed) -> Iterator[dict[str, Any]]:
             "duration": seconds_from_samples(end - start),
         }
         yield {"id": found.utterance.id, "audio_filepath": found.utterance.audio, "reason": reason.value, **window}
-
-
-def reject_json(reject: Reject) -> dict[str, str]:
-    return {
-        "detail": reject.detail,
-        "id": reject.id,
-        "key": reject.key,
-        "reason": reject.reason.value,
-        "stage": reject.stage,
-    }

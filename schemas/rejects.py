@@ -69,3 +69,13 @@ class Reject:
         return cls(
             key=utterance.key, id=utterance.id, stage=stage, reason=reason, detail=f"{utterance.audio}: {detail}"
         )
+
+    def to_json(self) -> dict[str, str]:
+        """Return the line of a `rejects-*.jsonl` file."""
+        return {
+            "detail": self.detail,
+            "id": self.id,
+            "key": self.key,
+            "reason": self.reason.value,
+            "stage": self.stage,
+        }
