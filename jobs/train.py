@@ -16,7 +16,8 @@ from jobs.train_data import evaluation_blocks, hold_out, prepare
 from jobs.train_run import RunFolder, claim, save_checkpoint, settings_of, shown
 from pipeline.dataset import Dataset
 from pipeline.reader import IGNORED, Block, SequenceReader, vocabulary_of
-from schemas.recipe import SequenceSection, TrainSection
+from schemas.recipe import TrainSection
+from schemas.sequence import SequenceSection
 
 CHECKPOINT_EVERY = 100
 EVALUATE_EVERY = 20

@@ -10,7 +10,7 @@ from pipeline.dataset import Dataset
 from pipeline.reader import Block, draw_sequence
 from pipeline.reader.packing import Packer
 from schemas.canonical import rng_for
-from schemas.recipe import SequenceSection
+from schemas.sequence import SequenceSection
 from stages.documents import Document, documents_from
 from stages.vocabulary import Vocabulary
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from pipeline.dataset import Dataset
 from pipeline.reader import SequenceReader
-from schemas.recipe import SequenceSection, TrainSection
+from schemas.recipe import TrainSection
+from schemas.sequence import SequenceSection
 from stages.vocabulary import Vocabulary
 
 

@@ -13,7 +13,7 @@ from pipeline.reader.packing import Block
 from pipeline.reader.sequence_reader import SequenceReader
 from pipeline.shards import add_member
 from pipeline.storage import join, make_dirs, publish_bytes, publish_json, read_json
-from schemas.recipe import SequenceSection
+from schemas.sequence import SequenceSection
 from schemas.unit_record import npy_bytes
 
 BLOCKS_PER_SHARD = 1024

@@ -157,7 +157,7 @@ def _kinds(annotation: Any) -> list[Any]:
 def _tags(model: Any) -> set[Any]:
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return set()
-    return {model.model_fields[name].default for name in ("backend", "kind") if name in model.model_fields}
+    return {model.model_fields[name].default for name in ("backend", "kind", "name") if name in model.model_fields}
 
 
 def recipe_yaml(recipe: Recipe) -> str:

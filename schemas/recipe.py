@@ -25,6 +25,7 @@ from schemas.model_sections import (
     UnitsSection,
 )
 from schemas.sections import Positive, Probability, Section
+from schemas.sequence import SequenceSection
 
 
 class PlanSection(Section):
@@ -74,37 +75,6 @@ class StoreSection(Section):
     """Keep each clip as FLAC in the shard."""
     f0: bool = True
     """Keep each F0 track in the shard."""
-
-
-class SpiritLmPolicy(Section):
-    """Spirit LM's sampling (arXiv 2402.05755, App. A): alternate text and speech spans with uniform lengths."""
-
-    name: Literal["spiritlm"] = "spiritlm"
-    text_words: tuple[Positive, Positive] = (10, 30)
-    speech_words: tuple[Positive, Positive] = (5, 15)
-    start: Literal["random", "text", "speech"] = "random"
-    """Modality of a document's first span; the paper does not state it."""
-    remainder: Literal["keep", "merge"] = "keep"
-    """A last span shorter than its minimum: kept short, or merged into the span before it."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        for name, (least, most) in (("text_words", self.text_words), ("speech_words", self.speech_words)):
-            if least > most:
-                raise ValueError(f"{name} is [least, most], got [{least}, {most}]")
-        return self
-
-
-class SequenceSection(Section):
-    """How the reader turns records into token sequences. It does not change the shards."""
-
-    policy: SpiritLmPolicy = SpiritLmPolicy()
-    stream: Literal["base", "expressive"] = "expressive"
-    gap: Literal["midpoint", "left", "right"] = "midpoint"
-    """Which side of a switch the silence between two words goes to; midpoint shares it."""
-    context: Annotated[int, Field(ge=8)] = 512
-    join_recordings: bool = True
-    """Join the utterances of a recording, in order, into one document."""
 
 
 class TrainSection(Section):

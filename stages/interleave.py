@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from schemas.clock import Samples
-from schemas.recipe import SequenceSection, SpiritLmPolicy
+from schemas.sequence import SequenceSection, SpiritLmPolicy
 from stages.documents import Document, Part
 from stages.serialise import Timed, merge_streams
 

@@ -37,13 +37,13 @@ class TokenSequence(NamedTuple):
     Attributes:
         ids: int64, shape (n,); each piece begins with its marker.
         modality: int8, shape (n,): 0 text, 1 speech; a marker counts to what it opens.
-        cuttable: int64, ascending: 0, n and each index before which the sequence may be cut. Not cuttable are a marker
-            from what follows it, and speech tokens whose order is style < pitch < HuBERT from each other.
+        glued: bool, shape (n,): whether the sequence must not be cut before this token. Glued are a token to the marker
+            before it, and speech tokens whose order is style < pitch < HuBERT to each other.
     """
 
     ids: npt.NDArray[np.int64]
     modality: npt.NDArray[np.int8]
-    cuttable: npt.NDArray[np.int64]
+    glued: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,16 @@ class Vocabulary:
         """
         ids: list[int] = []
         modality: list[int] = []
-        cuttable: list[int] = []
+        glued: list[bool] = []
         for piece in pieces:
             is_speech = piece.modality is Modality.SPEECH
             body = [self.token_id(token) for token in piece.tokens] if is_speech else self.tokenizer.encode(piece.text)
-            starts = _group_starts(piece.tokens) if is_speech else range(len(body))
-            cuttable.append(len(ids))
-            cuttable += [len(ids) + 1 + start for start in starts if start > 0]
+            joins = _joins(piece.tokens) if is_speech else [False] * len(body)
             ids += [self.marker_id(is_speech), *body]
             modality += [int(is_speech)] * (len(body) + 1)
-        cuttable.append(len(ids))
+            glued += [False, *([True, *joins[1:]] if body else [])]
         return TokenSequence(
-            np.array(ids, dtype=np.int64), np.array(modality, dtype=np.int8), np.array(cuttable, dtype=np.int64)
+            np.array(ids, dtype=np.int64), np.array(modality, dtype=np.int8), np.array(glued, dtype=bool)
         )
 
     def decode(self, ids: Iterable[int]) -> list[Piece]:
@@ -153,7 +151,7 @@ def _with_openings(ids: Iterable[int], text_size: int) -> Iterable[tuple[tuple[i
         yield opening, token
 
 
-def _group_starts(tokens: Sequence[str]) -> list[int]:
-    """Return where groups start: a token joins the one before it only if it ranks later among equal times."""
+def _joins(tokens: Sequence[str]) -> list[bool]:
+    """Return whether each token belongs to the one before it: it does if it ranks later among equal times."""
     ranks = [token_rank(token) for token in tokens]
-    return [i for i, rank in enumerate(ranks) if i == 0 or rank <= ranks[i - 1]]
+    return [i > 0 and rank > ranks[i - 1] for i, rank in enumerate(ranks)]

@@ -1,7 +1,7 @@
 """One draw of the interleaving of one document: a pure function of the seed, the epoch and the document's key."""
 
 from schemas.canonical import rng_for
-from schemas.recipe import SequenceSection
+from schemas.sequence import SequenceSection
 from stages.documents import Document
 from stages.interleave import Piece, Span, draw_spans, render
 from stages.vocabulary import TokenSequence, Vocabulary

@@ -47,11 +47,13 @@ class Packer:
 
     def add(self, sequence: TokenSequence, start: int) -> int:
         """Append tokens from index `start` as far as they fit; return the index of the first that does not."""
-        if start == len(sequence.ids):
+        total = len(sequence.ids)
+        if start == total:
             return start
         reopens = sequence.ids[start] not in self._markers
-        fits = np.searchsorted(sequence.cuttable, start + self.room - reopens, side="right") - 1
-        end = int(sequence.cuttable[fits])
+        end = min(total, start + self.room - reopens)
+        while start < end < total and sequence.glued[end]:
+            end -= 1
         if end <= start:
             return start
         ids, modality = sequence.ids[start:end], sequence.modality[start:end]

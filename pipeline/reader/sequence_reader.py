@@ -10,8 +10,8 @@ from pipeline.reader.draw import draw_sequence
 from pipeline.reader.packing import Block, Packer
 from schemas.canonical import rng_for
 from schemas.contract import UnitContract
-from schemas.recipe import SequenceSection
 from schemas.records import Artifact
+from schemas.sequence import SequenceSection
 from stages.documents import Document, documents_from
 from stages.interleave import STREAM_SLOTS
 from stages.tokenizer import load_sentencepiece

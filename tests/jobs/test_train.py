@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jobs.train_data import evaluation_blocks, hold_out, prepare, shuffled
 from jobs.train_run import claim
 from pipeline.dataset import Dataset
-from schemas.recipe import SequenceSection, SpiritLmPolicy, TrainSection
+from schemas.recipe import TrainSection
+from schemas.sequence import SequenceSection, SpiritLmPolicy
 from stages.documents import Document
 from stages.vocabulary import Vocabulary
 from tests.sequence_builders import SIZES, ByteTokenizer, corpus, document, documents, write_dataset

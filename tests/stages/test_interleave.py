@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from schemas.canonical import rng_for
 from schemas.clock import Samples
-from schemas.recipe import SequenceSection, SpiritLmPolicy
 from schemas.records import Word
+from schemas.sequence import SequenceSection, SpiritLmPolicy
 from stages.documents import Document, document_from
 from stages.interleave import Modality, Span, draw_spans, interleaved_string, render, speech_cuts
 from stages.serialise import parse_speech_tokens, speech_tokens

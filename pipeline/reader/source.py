@@ -1,0 +1,67 @@
+"""What the reader reads: items in shards, addressed by (shard, item)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.vocabulary import TokenSequence
+
+
+class BadShard(ValueError):
+    """A shard is damaged or missing; the message names the file and the fix."""
+
+
+class Packed(NamedTuple):
+    """The content of one block, without padding and without what can be derived.
+
+    Attributes:
+        ids: int64, shape (n,), n at most the context.
+        modality: int8, shape (n,): 0 text, 1 speech; a marker counts to what it opens.
+        lengths: int64: tokens of each stretch of a document in the block; their sum is n.
+    """
+
+    ids: npt.NDArray[np.int64]
+    modality: npt.NDArray[np.int8]
+    lengths: npt.NDArray[np.int64]
+
+
+class Shard(Protocol):
+    """One open shard."""
+
+    def item(self, index: int, epoch: int) -> TokenSequence | Packed | None:
+        """Return an item as tokens; None if it is left out.
+
+        A `TokenSequence` is a document to be packed, `Packed` a block as it is.
+
+        Raises:
+            BadShard: if what is read is damaged.
+        """
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """A collection of items. Which items come when is the reader's business, what an item is the source's."""
+
+    @property
+    def name(self) -> str:
+        """How people call it, in reports and errors."""
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Items of each shard."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as plain JSON values, all that the items depend on: a reader's state holds for equal ones only."""
+
+    def open(self, shard: int) -> Shard:
+        """Open a shard.
+
+        Raises:
+            BadShard: if it is damaged or missing.
+        """
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Take note that these shards will be opened soon, in this order; remote ones may be fetched ahead."""
