@@ -1,5 +1,6 @@
 """Open a finished units dataset: its description, its commit records and its shards. Trusts commit records only."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -10,9 +11,12 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from schemas.contract import UnitContract
 from schemas.recipe import Recipe
+from schemas.tables import SHARDS
 from schemas.unit_record import UnitRecord
 
 FORMAT = "interloom-units/1"
@@ -71,6 +75,23 @@ class Dataset:
     def artifact(self, name: str) -> str:
         """Return the path of an artifact, e.g. `tokenizer`."""
         return f"{self.root}/{self.info['artifacts'][name]['path']}"
+
+    @cached_property
+    def shard_table(self) -> pa.Table:
+        """One row per split, see `schemas.tables.SHARDS`.
+
+        Raises:
+            BadDataset: if `shards.parquet` is missing or damaged.
+        """
+        path = f"{self.root}/shards.parquet"
+        try:
+            with fsspec.open(path, "rb") as file:
+                data = file.read()
+            if hashlib.sha256(data).hexdigest() == self.info["shards"]["sha256"]:
+                return pq.read_table(io.BytesIO(data), schema=SHARDS)
+        except (FileNotFoundError, KeyError, pa.ArrowInvalid):
+            pass
+        raise BadDataset(f"{path} is missing or damaged; run the build again to rewrite it")
 
     def shard(self, split: int) -> str:
         return f"{self.root}/shards/shard-{split:06d}.tar"

@@ -1,9 +1,13 @@
 """Finish a build: reconcile the ledger, then describe the dataset. A pure function of the commit records."""
 
+import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from pipeline.dataset import FORMAT
@@ -12,6 +16,7 @@ from pipeline.plan import Plan
 from pipeline.storage import join, publish_bytes, publish_json
 from schemas.contract import UnitContract
 from schemas.recipe import Recipe
+from schemas.tables import SHARDS
 
 CODE_VERSION = "0.1.0"
 
@@ -73,9 +78,23 @@ def finish(
     }
     if transcription is not None:
         info["transcription"] = dict(transcription)
+    info["shards"] = write_shard_table(root, records)
     _write_energon_files(root, records)
     publish_json(info, join(root, "dataset.json"))
     return info
+
+
+def write_shard_table(root: str, records: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Write `shards.parquet`, one row per split; return its size and hash."""
+    rows = [
+        {"bytes": record["files"][f"shard-{split:06d}.tar"]["bytes"], **record}
+        for split, record in sorted(records.items())
+    ]
+    columns = {name: [row[name] for row in rows] for name in SHARDS.names}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=SHARDS), buffer, compression="zstd")
+    publish_bytes(buffer.getvalue(), join(root, "shards.parquet"))
+    return {"bytes": buffer.tell(), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
 
 
 def _write_energon_files(root: str, records: Mapping[int, Mapping[str, Any]]) -> None:

@@ -8,8 +8,9 @@ import io
 import struct
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from schemas.records import Artifact, Encoded
 from schemas.rejects import Reject
 from schemas.tables import STATS
 from schemas.unit_record import STREAMS, UnitRecord, rounded
+
+SUMS = ("num_samples", "num_words", "text_tokens", "hubert_runs", "pitch_runs", "style_frames")
+"""Columns of the statistics whose sums a commit record holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +84,9 @@ class ShardSink:
         lines = [canonical_json(reject.to_json()) + "\n" for reject in rejects]
         (folder / f"rejects-{split:06d}.jsonl").write_text("".join(lines), encoding="utf-8")
         return {
+            "documents": num_documents(stats),
             "inputs": len(stats) + len(rejects),
-            "num_samples": sum(row["num_samples"] for row in stats),
+            **{name: sum(row[name] for row in stats) for name in SUMS},
             "reasons": dict(Counter(reject.reason.value for reject in rejects)),
             "records": len(stats),
             "rejects": len(rejects),
@@ -125,6 +130,12 @@ class ShardSink:
             "voiced_share": round(len(voiced) / max(1, len(f0)), 4),
             "f0_median_hz": round(float(np.median(voiced)), 2) if len(voiced) else 0.0,
         }
+
+
+def num_documents(stats: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many stretches of consecutive manifest rows of one recording there are."""
+    places = [(row["recording"], row["index"]) for row in stats]
+    return len(places) - sum((recording, index + 1) == after for (recording, index), after in pairwise(places))
 
 
 def num_runs(ids: "npt.NDArray[np.uint16] | None") -> int:

@@ -48,6 +48,9 @@ def verify(root: str) -> Verified:
         bad += wrong
         if not wrong:
             records += _parse(dataset, split)
+    files += 1
+    if _sha256(join(root, "shards.parquet")) != dataset.info["shards"]["sha256"]:
+        bad.append("shards.parquet")
     for name, artifact in dataset.info["artifacts"].items():
         if not artifact["path"].startswith("artifacts/"):
             continue  # a model, which stays outside the dataset

@@ -60,3 +60,22 @@ STATS = pa.schema(
 """`shard-NNNNNN.stats.parquet`: one row per record, in shard order. `speech_samples` sums the lengths of timed words,
 `*_runs` counts ids after deduplication, `f0_median_hz` is 0 where nothing is voiced; scores are null where the aligner
 gives none."""
+
+SHARDS = pa.schema(
+    [
+        pa.field("split", pa.int32(), nullable=False),
+        pa.field("inputs", pa.int64(), nullable=False),
+        pa.field("records", pa.int64(), nullable=False),
+        pa.field("rejects", pa.int64(), nullable=False),
+        pa.field("documents", pa.int64(), nullable=False),
+        pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("num_words", pa.int64(), nullable=False),
+        pa.field("text_tokens", pa.int64(), nullable=False),
+        pa.field("hubert_runs", pa.int64(), nullable=False),
+        pa.field("pitch_runs", pa.int64(), nullable=False),
+        pa.field("style_frames", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+    ]
+)
+"""`shards.parquet`: one row per split, in order: what a reader must know of a shard before it opens it. `documents`
+counts the stretches of consecutive utterances of a recording, `bytes` is the size of the tar."""

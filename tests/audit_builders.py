@@ -1,5 +1,6 @@
 """A small finished dataset, written by hand: the oracle that the audit is held against. Its strings are hostile."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -13,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.finish import write_shard_table
+from pipeline.shards import SUMS, num_documents
 from schemas.canonical import rng_for, sha256_hex
 from schemas.clock import SAMPLE_RATE, Samples, frames_covering
 from schemas.contract import UnitContract
@@ -144,8 +147,9 @@ def write_dataset(
     (root / "artifacts").mkdir()
     (root / "artifacts" / "tokenizer.model").write_bytes(tokenizer())
     dropped = [*rejects, *[()] * (len(splits) - len(rejects))]
-    for split, records in enumerate(splits):
-        _write_shard(root / "shards", split, records, dropped[split])
+    commits = {
+        split: _write_shard(root / "shards", split, records, dropped[split]) for split, records in enumerate(splits)
+    }
     flat = tuple(item for split in splits for item in split)
     lost = tuple(dict(item) for split in dropped for item in split)
     info = {
@@ -156,6 +160,7 @@ def write_dataset(
         "streams": {name: contract.to_json() for name, contract in contracts().items()},
         "artifacts": {"tokenizer": {"path": "artifacts/tokenizer.model", "sha256": sha256_hex(tokenizer())}},
         "aligner": {"name": "pocketsphinx", "version": 1, "score": "nats", "dictionary_sha256": "ab" * 32},
+        "shards": write_shard_table(str(root), commits),
         "splits": len(splits),
         "inputs": len(flat) + len(lost),
         "records": len(flat),
@@ -229,7 +234,9 @@ def _reject(key: str, reason: str, detail: str) -> dict[str, str]:
     return {"key": key, "id": f"id/{key}{IMAGE}", "stage": "align", "reason": reason, "detail": detail}
 
 
-def _write_shard(folder: Path, split: int, records: Sequence[UnitRecord], rejects: Sequence[Mapping[str, str]]) -> None:
+def _write_shard(
+    folder: Path, split: int, records: Sequence[UnitRecord], rejects: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
     with tarfile.open(folder / f"shard-{split:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for item in sorted(records, key=lambda r: r.key):
             for extension, data in item.to_members().items():
@@ -254,9 +261,15 @@ def _write_shard(folder: Path, split: int, records: Sequence[UnitRecord], reject
             ).tolist()
             for name, size in SIZES.items()
         },
-        "files": {},
+        "documents": num_documents(rows),
+        **{column: sum(row[column] for row in rows) for column in SUMS},
+        "files": {
+            path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for path in sorted(folder.glob(f"*-{split:06d}.*"))
+        },
     }
     (folder / f"shard-{split:06d}.commit.json").write_text(json.dumps(commit))
+    return commit
 
 
 def _units(rng: np.random.Generator, stream: str, num_samples: int) -> np.ndarray:

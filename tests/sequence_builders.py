@@ -3,18 +3,24 @@
 import hashlib
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
+from pipeline.finish import write_shard_table
+from pipeline.shards import SUMS, num_documents, num_runs
 from schemas.clock import Samples, frames_covering
 from schemas.contract import UnitContract
 from schemas.recipe import Recipe
 from schemas.records import Word
+from schemas.tables import STATS
 from schemas.unit_record import UnitRecord
 from stages.documents import Document, document_from
 
@@ -172,25 +178,20 @@ def sentencepiece_model() -> bytes:
 
 
 def write_dataset(root: Path, shards: Sequence[Sequence[UnitRecord]]) -> Path:
-    """Write a finished dataset: dataset.json, shards and a tokenizer."""
+    """Write a finished dataset: dataset.json, shards with their side files, and a tokenizer."""
     (root / "shards").mkdir(parents=True)
     (root / "artifacts").mkdir()
     model = sentencepiece_model()
     (root / "artifacts" / "tokenizer.model").write_bytes(model)
-    for number, records in enumerate(shards):
-        with tarfile.open(root / "shards" / f"shard-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for item in records:
-                for extension, body in item.to_members().items():
-                    info = tarfile.TarInfo(f"{item.key}.{extension}")
-                    info.size = len(body)
-                    tar.addfile(info, io.BytesIO(body))
-        (root / "shards" / f"shard-{number:06d}.commit.json").write_text(json.dumps({"records": len(records)}))
+    commits = {number: write_shard(root / "shards", number, records) for number, records in enumerate(shards)}
     info = {
         "format": "interloom-units/1",
         "name": "tiny",
         "fingerprint": hashlib.sha256(repr([r.key for s in shards for r in s]).encode()).hexdigest()[:16],
         "recipe": Recipe(name="tiny").model_dump(mode="json"),
+        "records": sum(len(records) for records in shards),
         "streams": {slot: value.to_json() for slot, value in contracts().items()},
+        "shards": write_shard_table(str(root), commits),
         "splits": len(shards),
         "artifacts": {
             "tokenizer": {"path": "artifacts/tokenizer.model", "sha256": hashlib.sha256(model).hexdigest()},
@@ -198,3 +199,52 @@ def write_dataset(root: Path, shards: Sequence[Sequence[UnitRecord]]) -> Path:
     }
     (root / "dataset.json").write_text(json.dumps(info))
     return root
+
+
+def write_shard(folder: Path, number: int, records: Sequence[UnitRecord]) -> dict[str, object]:
+    """Write a shard, its index, the statistics that readers use, and its commit record; return the record."""
+    name = f"shard-{number:06d}"
+    offsets = []
+    with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for item in records:
+            offsets.append(tar.offset)
+            for extension, body in item.to_members().items():
+                info = tarfile.TarInfo(f"{item.key}.{extension}")
+                info.size = len(body)
+                tar.addfile(info, io.BytesIO(body))
+        offsets.append(tar.offset)
+    (folder / f"{name}.tar.idx").write_bytes(struct.pack(f"<{len(offsets)}Q", *offsets))
+    rows = [
+        {
+            "recording": item.meta["recording"],
+            "index": item.meta["index"],
+            "num_samples": item.num_samples,
+            "num_words": len(item.words),
+            "text_tokens": 2 * len(item.words),
+            "hubert_runs": num_runs(item.streams.get("hubert")),
+            "pitch_runs": num_runs(item.streams.get("pitch")),
+            "style_frames": len(item.streams.get("style", ())),
+        }
+        for item in records
+    ]
+    schema = pa.schema([STATS.field(column) for column in ("recording", "index", *SUMS)])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.stats.parquet")
+    files = {
+        f"{name}.{extension}": {
+            "bytes": (folder / f"{name}.{extension}").stat().st_size,
+            "sha256": hashlib.sha256((folder / f"{name}.{extension}").read_bytes()).hexdigest(),
+        }
+        for extension in ("stats.parquet", "tar", "tar.idx")
+    }
+    commit = {
+        "documents": num_documents(rows),
+        "files": files,
+        "format": "interloom-commit/1",
+        "inputs": len(records),
+        "records": len(records),
+        "rejects": 0,
+        "split": number,
+        **{column: sum(row[column] for row in rows) for column in SUMS},
+    }
+    (folder / f"{name}.commit.json").write_text(json.dumps(commit))
+    return commit
