@@ -1,15 +1,18 @@
 """The text tokenizer: SentencePiece BPE with byte fallback (Kudo and Richardson 2018, arXiv 1808.06226).
 
-Decoding gives the text back, save that U+2581, by which SentencePiece writes a space, decodes to a space.
+U+2581, by which SentencePiece writes a space, is spelled in bytes where a transcript holds it; so decoding gives the
+text back.
 """
 
 import io
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from schemas.records import Artifact
 from stages.artifacts import verified_bytes
+from stages.sentencepiece_file import SPACE, ModelFacts, encode_sign
 
 RESERVED = 3 + 256
 """Pieces that every model has: <unk>, <s>, </s> and one for each byte."""
@@ -59,19 +62,40 @@ class SentencePieceTokenizer:
         from sentencepiece import SentencePieceProcessor
 
         self._processor: Any = SentencePieceProcessor(model_proto=model)
+        self._model = model
 
     @property
     def vocab_size(self) -> int:
         """Ids lie in [0, vocab_size)."""
         return int(self._processor.vocab_size())
 
+    @cached_property
+    def word_by_word(self) -> bool:
+        """Whether every text of words joined by single spaces encodes as its words do, one after the other."""
+        return ModelFacts.of(self._model).is_word_by_word()
+
     def encode(self, text: str) -> list[int]:
-        """Return token ids, without <s> and </s>. Words joined by single spaces encode as they do apart."""
-        return list(self._processor.encode(text))
+        """Return token ids, without <s> and </s>."""
+        if SPACE in text and self._byte_ids:
+            return encode_sign(self._ids, text, self._byte_ids)
+        return self._ids(text)
+
+    def encode_word(self, word: str) -> list[int]:
+        """Return the ids that a word has inside a text, if the model is word by word."""
+        return self.encode(word)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids."""
         return str(self._processor.decode(list(ids)))
+
+    @cached_property
+    def _byte_ids(self) -> tuple[int, ...]:
+        """The id of each byte; empty if there is no byte fallback."""
+        ids = tuple(int(self._processor.piece_to_id(f"<0x{byte:02X}>")) for byte in range(256))
+        return ids if all(map(self._processor.is_byte, ids)) else ()
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._processor.encode(text))
 
 
 def load_sentencepiece(artifact: Artifact) -> SentencePieceTokenizer:

@@ -26,7 +26,19 @@ class TextTokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def word_by_word(self) -> bool:
+        """Whether every text of words joined by single spaces encodes as its words do, one after the other.
+
+        A word holds no whitespace as `str.split()` sees it.
+        """
+        ...
+
     def encode(self, text: str) -> list[int]: ...
+
+    def encode_word(self, word: str) -> list[int]:
+        """Return the ids that a word has inside a text; only for a tokenizer that is word by word."""
+        ...
 
     def decode(self, ids: list[int]) -> str: ...
 

@@ -33,9 +33,13 @@ class ByteTokenizer:
     """Text as its UTF-8 bytes."""
 
     vocab_size = 256
+    word_by_word = False
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def encode_word(self, word: str) -> list[int]:
+        return self.encode(word)
 
     def decode(self, ids: list[int]) -> str:
         return bytes(ids).decode()
