@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pipeline.audit.summary import DrawnExample, DrawnSpan
 from pipeline.dataset import Dataset
 from pipeline.reader.draw import draw_document
-from pipeline.reader.sequence_reader import vocabulary_of
+from pipeline.reader import vocabulary_of
 from schemas.unit_record import UnitRecord
 from stages.documents import document_from
 from stages.interleave import Modality, Piece, Span, render

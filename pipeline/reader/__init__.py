@@ -1,7 +1,20 @@
-"""The read-time reader: draws of interleaving, packing and order. It needs neither torch nor an engine."""
+"""The read-time reader: draws of interleaving, packing, order and mixing. It needs neither torch nor an engine."""
 
 from pipeline.reader.draw import draw_pieces, draw_sequence
-from pipeline.reader.packing import IGNORED, Block
-from pipeline.reader.sequence_reader import SequenceReader, vocabulary_of
+from pipeline.reader.opening import open_reader, open_sources, vocabulary_of
+from pipeline.reader.packing import IGNORED, Block, block_of
+from pipeline.reader.sequence_reader import SequenceReader
+from pipeline.reader.source import BadShard
 
-__all__ = ["IGNORED", "Block", "SequenceReader", "draw_pieces", "draw_sequence", "vocabulary_of"]
+__all__ = [
+    "IGNORED",
+    "BadShard",
+    "Block",
+    "SequenceReader",
+    "block_of",
+    "draw_pieces",
+    "draw_sequence",
+    "open_reader",
+    "open_sources",
+    "vocabulary_of",
+]

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.reader.source import Packed
 from stages.vocabulary import TokenSequence, Vocabulary
 
 IGNORED = -100
 """The label of a position that is no target."""
 
 Block = dict[str, npt.NDArray[Any]]
-"""Arrays of shape (context,).
+"""Arrays of shape (context,), save the last.
 
 - `input_ids`, int64.
 - `labels`, int64: equal to `input_ids` (models shift by one themselves), `IGNORED` at padding and at the first token of
@@ -20,6 +21,8 @@ Block = dict[str, npt.NDArray[Any]]
 - `document_ids`, int32: the number of the stretch within the block, -1 at padding: block-diagonal attention joins equal
   ones.
 - `modality`, int8: 0 text, 1 speech, -1 padding.
+- `cu_seqlens`, int32, shape (stretches + 1,), one more where there is padding: where each stretch begins, and the
+  context at the end, as attention over sequences of various lengths takes it.
 """
 
 
@@ -33,8 +36,11 @@ class Packer:
 
     def __init__(self, context: int, vocabulary: Vocabulary) -> None:
         self._context = context
-        self._markers = np.array([vocabulary.marker_id(0), vocabulary.marker_id(1)], dtype=np.int64)
-        self._stretches: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]] = []
+        self._markers = np.array([[vocabulary.marker_id(0)], [vocabulary.marker_id(1)]], dtype=np.int64)
+        self._openings = frozenset(self._markers.ravel().tolist())
+        self._ids: list[npt.NDArray[np.int64]] = []
+        self._modality: list[npt.NDArray[np.int8]] = []
+        self._lengths: list[int] = []
         self._used = 0
 
     @property
@@ -50,37 +56,55 @@ class Packer:
         total = len(sequence.ids)
         if start == total:
             return start
-        reopens = sequence.ids[start] not in self._markers
+        reopens = start > 0 and int(sequence.ids[start]) not in self._openings
         end = min(total, start + self.room - reopens)
         while start < end < total and sequence.glued[end]:
             end -= 1
         if end <= start:
             return start
-        ids, modality = sequence.ids[start:end], sequence.modality[start:end]
         if reopens:
-            ids = np.concatenate([self._markers[modality[:1]], ids])
-            modality = np.concatenate([modality[:1], modality])
-        self._stretches.append((ids, modality))
-        self._used += len(ids)
+            opening = sequence.modality[start : start + 1]
+            self._ids.append(self._markers[opening[0]])
+            self._modality.append(opening)
+        self._ids.append(sequence.ids[start:end])
+        self._modality.append(sequence.modality[start:end])
+        self._lengths.append(end - start + reopens)
+        self._used += end - start + reopens
         return end
 
-    def take(self) -> Block:
-        """Return the block, padded to the context, and begin an empty one."""
-        block: Block = {
-            "input_ids": np.zeros(self._context, dtype=np.int64),
-            "labels": np.full(self._context, IGNORED, dtype=np.int64),
-            "position_ids": np.zeros(self._context, dtype=np.int64),
-            "document_ids": np.full(self._context, -1, dtype=np.int32),
-            "modality": np.full(self._context, -1, dtype=np.int8),
-        }
-        at = 0
-        for number, (ids, modality) in enumerate(self._stretches):
-            here = slice(at, at + len(ids))
-            block["input_ids"][here] = ids
-            block["labels"][at + 1 : at + len(ids)] = ids[1:]
-            block["position_ids"][here] = np.arange(len(ids))
-            block["document_ids"][here] = number
-            block["modality"][here] = modality
-            at += len(ids)
-        self._stretches, self._used = [], 0
-        return block
+    def take(self) -> Packed:
+        """Return what the block holds and begin an empty one."""
+        packed = Packed(
+            np.concatenate([np.empty(0, np.int64), *self._ids]),
+            np.concatenate([np.empty(0, np.int8), *self._modality]),
+            np.array(self._lengths, dtype=np.int64),
+        )
+        self._ids, self._modality, self._lengths, self._used = [], [], [], 0
+        return packed
+
+
+def block_of(packed: Packed, context: int) -> Block:
+    """Return the block, padded to the context."""
+    used = len(packed.ids)
+    ends = np.cumsum(packed.lengths)
+    starts = ends - packed.lengths
+    input_ids = np.zeros(context, dtype=np.int64)
+    input_ids[:used] = packed.ids
+    labels = np.full(context, IGNORED, dtype=np.int64)
+    labels[:used] = packed.ids
+    labels[starts] = IGNORED
+    position_ids = np.zeros(context, dtype=np.int64)
+    position_ids[:used] = np.arange(used) - np.repeat(starts, packed.lengths)
+    document_ids = np.full(context, -1, dtype=np.int32)
+    document_ids[:used] = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
+    modality = np.full(context, -1, dtype=np.int8)
+    modality[:used] = packed.modality
+    edges = [0, *ends.tolist(), *([context] if used < context else [])]
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "position_ids": position_ids,
+        "document_ids": document_ids,
+        "modality": modality,
+        "cu_seqlens": np.array(edges, dtype=np.int32),
+    }

@@ -1,93 +1,88 @@
-"""The reader: shards to packed token blocks, drawn anew each epoch, resumable at any block."""
+"""The reader: sources to packed token blocks, drawn anew each epoch, resumable at any block, on any world size."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pipeline.dataset import Dataset
-from pipeline.reader.draw import draw_sequence
-from pipeline.reader.packing import Block, Packer
-from schemas.canonical import rng_for
-from schemas.contract import UnitContract
-from schemas.records import Artifact
-from schemas.sequence import SequenceSection
-from stages.documents import Document, documents_from
-from stages.interleave import STREAM_SLOTS
-from stages.tokenizer import load_sentencepiece
+from pipeline.reader.lane import Lane, Shelf
+from pipeline.reader.mixing import Stream
+from pipeline.reader.order import Interval, Left, deal
+from pipeline.reader.packing import Block, Packer, block_of
+from pipeline.reader.source import Packed, Source
 from stages.vocabulary import Vocabulary
 
-STATE_VERSION = 1
+STATE_FORMAT = "interloom-reader/2"
 
-Prepare = Callable[[Document, int], Document | None]
-"""Applied to each document of an epoch before its draw; None leaves the document out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where the next block begins: epoch, place in its order of shards, place in that shard's order, token."""
-
-    epoch: int = 0
-    shard: int = 0
-    document: int = 0
-    token: int = 0
+ReaderState = dict[str, Any]
 
 
 class SequenceReader:
-    """Packed blocks of one or several datasets for one rank.
+    """Packed blocks of one or several sources, for one rank.
 
-    The order of shards and of the documents within a shard is shuffled by (seed, epoch); a draw depends on (seed,
-    epoch, key of the document) alone. The document at place j of the shard at place s of the epoch belongs to rank
-    (s + j) mod world_size: any world size divides the documents without overlap or hole. Each rank reads every shard;
-    that is the price until shards carry an index of documents.
+    The items of each source lie in an order of their own for each epoch (`pipeline/reader/order.py`), which is divided
+    among `streams`. A stream packs each source by itself, so a block holds one source; which source is next is decided
+    by the tokens given so far. This reader serves some of the streams, round robin. So the blocks of a stream depend on
+    the seed and the number of streams alone, and with that number fixed the k-th blocks of all streams, taken together,
+    are the same on any world size.
 
-    Iterating goes on from where the reader stands. At every block the partial block is empty, so the whole state is
-    four integers, and resuming reads one shard and redraws one document.
+    Iterating goes on from where the reader stands. The whole state is a few integers per stream and source; resuming
+    opens one shard and redraws one document for each.
     """
 
     def __init__(
         self,
-        datasets: str | Path | Dataset | Sequence[str | Path | Dataset],
-        sequence: SequenceSection,
+        sources: Sequence[Source],
+        vocabulary: Vocabulary,
         *,
+        context: int,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        shares: Sequence[float] | None = None,
+        streams: int = 1,
+        serve: Sequence[int] | None = None,
         epochs: int | None = None,
         last: Literal["pad", "drop"] = "pad",
-        vocabulary: Vocabulary | None = None,
-        prepare: Prepare | None = None,
+        shuffle_shards: int = 16,
+        on_corrupt: Literal["raise", "skip"] = "raise",
     ) -> None:
-        """Open the datasets.
+        """Set up; nothing is opened before the first block.
 
         Args:
-            datasets: one or several; all must have been made with the same unit contracts and tokenizer.
-            sequence: policy, streams and context.
+            sources: what is read, see `pipeline.reader.open_reader` for sources from paths.
+            vocabulary: of all sources.
+            context: tokens of a block.
             seed: of the order and of the draws.
-            rank: of this reader, from 0.
-            world_size: number of readers that share the documents.
-            epochs: stop after this many; None goes on for ever. Blocks run on from one epoch into the next.
-            last: what becomes of the last block, if it is not full.
-            vocabulary: replaces the one that the dataset's tokenizer gives.
-            prepare: see `Prepare`.
+            shares: of the tokens, one per source; None: equal ones.
+            streams: among how many streams the items are divided.
+            serve: the streams that this reader serves; None: all.
+            epochs: stop after this many of each source; None goes on for ever. Blocks run on from one epoch into the
+                next. With several sources one that is at its end leaves its share to the others.
+            last: what becomes of the last block of a source, if it is not full.
+            shuffle_shards: shards whose items are shuffled together, and that a stream keeps open.
+            on_corrupt: a damaged shard or record ends the reading, or is left out and counted in `skipped`.
 
         Raises:
-            BadDataset: if a folder is no finished dataset.
-            ContractMismatch: if two datasets do not agree.
-            ValueError: if the rank lies outside the world, or the datasets lack a stream that `sequence` needs.
+            ValueError: if a number makes no sense.
         """
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
-        given = [datasets] if isinstance(datasets, str | Path | Dataset) else list(datasets)
-        self._datasets = [item if isinstance(item, Dataset) else Dataset.open(str(item)) for item in given]
-        self._contracts = _common_contracts(self._datasets)
-        if missing := sorted(set(STREAM_SLOTS[sequence.stream]) - set(self._contracts)):
-            raise ValueError(f"stream {sequence.stream!r} needs {missing}; the dataset has {sorted(self._contracts)}")
-        self._shards = [(dataset, split) for dataset in self._datasets for split in range(dataset.num_splits)]
-        self._sequence, self._seed, self._rank, self._world_size = sequence, seed, rank, world_size
-        self._epochs, self._last, self._prepare = epochs, last, prepare
-        self._vocabulary = vocabulary or vocabulary_of(self._datasets[0])
-        self._cursor = Cursor()
+        shares = [1.0] * len(sources) if shares is None else list(shares)
+        served = list(range(streams)) if serve is None else list(serve)
+        if not sources or len(shares) != len(sources) or min(shares) <= 0:
+            raise ValueError(f"{len(sources)} sources need as many positive shares, got {shares}")
+        if not served or sorted(set(served)) != sorted(served) or not 0 <= min(served) <= max(served) < streams:
+            raise ValueError(f"a reader serves some of the streams 0 to {streams - 1}, got {served}")
+        if shuffle_shards < 1:
+            raise ValueError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
+        self._sources, self._vocabulary, self._context, self._seed = list(sources), vocabulary, context, seed
+        self._shares = [share / sum(shares) for share in shares]
+        self._count, self._last, self._width = streams, last, shuffle_shards
+        self._shelves = [Shelf(source, seed, shuffle_shards, on_corrupt) for source in sources]
+        self._streams = {number: self._stream(number, epochs) for number in served}
+
+    def _stream(self, number: int, epochs: int | None) -> Stream:
+        lanes = [
+            Lane(shelf, Packer(self._context, self._vocabulary), stream=number, streams=self._count, epochs=epochs)
+            for shelf in self._shelves
+        ]
+        return Stream(lanes, self._shares, seed=self._seed, number=number, context=self._context)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -95,106 +90,114 @@ class SequenceReader:
 
     @property
     def epoch(self) -> int:
-        """The epoch in which the next block begins."""
-        return self._cursor.epoch
+        """The lowest epoch in which a next block begins."""
+        return min(lane.epoch for stream in self._streams.values() for lane in stream.lanes)
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """What was left out as damaged: message to number of items."""
+        return sum((shelf.skipped for shelf in self._shelves), Counter())
 
     def __iter__(self) -> Iterator[Block]:
-        packer = Packer(self._sequence.context, self._vocabulary)
-        for cursor, document in self._documents(self._cursor):
-            tokens = draw_sequence(document, self._sequence, self._vocabulary, seed=self._seed, epoch=cursor.epoch)
-            token = packer.add(tokens, cursor.token)
-            while token < len(tokens.ids):
-                self._cursor = Cursor(cursor.epoch, cursor.shard, cursor.document, token)
-                yield packer.take()
-                token = packer.add(tokens, token)
-        if packer.used and (self._last == "pad" or packer.room == 0):
-            self._cursor = Cursor(self._epochs or 0)
-            yield packer.take()
+        for _, packed in self.packed():
+            yield block_of(packed, self._context)
 
-    def documents(self, epoch: int) -> Iterator[Document]:
-        """Yield this rank's documents of an epoch, in order."""
-        for place in range(len(self._shards)):
-            for _, document in self._shard_documents(epoch, place):
-                yield document
+    def packed(self) -> Iterator[tuple[int, Packed]]:
+        """Yield the number of its source with each block, without what `block_of` derives."""
+        going = dict(self._streams)
+        while going:
+            number = min(going, key=lambda n: (going[n].blocks, n))
+            found = going[number].next_block(self._last)
+            if found is None:
+                del going[number]
+            else:
+                yield found
 
-    def state_dict(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, dict[str, float]]:
+        """Return, by source, the tokens given and the epochs that the items read make of what this reader serves."""
+        served = len(self._streams) / self._count
+        return {
+            shelf.source.name: {
+                "tokens": sum(stream.lanes[i].tokens for stream in self._streams.values()),
+                "epochs": sum(stream.lanes[i].items for stream in self._streams.values())
+                / max(1e-9, shelf.total * served),
+            }
+            for i, shelf in enumerate(self._shelves)
+        }
+
+    def state_dict(self) -> ReaderState:
         """Return where the reader stands, after the last block it gave, as plain JSON values."""
-        return {"version": STATE_VERSION, "cursor": asdict(self._cursor), "of": self._identity()}
+        return {
+            "format": STATE_FORMAT,
+            "of": self._identity(),
+            "served": {str(number): stream.state() for number, stream in self._streams.items()},
+            "streams": self._count,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where another reader of the same data, settings and rank stood.
+    def load_state_dict(self, state: ReaderState | Sequence[ReaderState]) -> None:
+        """Go to where a reader of the same sources and settings stood, or several that shared the streams.
+
+        With the number of streams unchanged, the states given must cover the streams that this reader serves, and
+        every stream goes on with the same blocks. With another number they must cover all streams, and what is left to
+        read is dealt anew: each document, and each rest of one, once.
 
         Raises:
-            ValueError: naming each setting that differs.
+            ValueError: naming each setting that differs, or the streams whose states are missing.
         """
-        if state["version"] != STATE_VERSION:
-            raise ValueError(f"reader state of version {state['version']}, expected {STATE_VERSION}")
-        mine, theirs = self._identity(), state["of"]
-        if differs := [f"{k}: {theirs.get(k)!r} then, {mine[k]!r} now" for k in mine if mine[k] != theirs.get(k)]:
-            raise ValueError("the reader's state belongs to another run: " + "; ".join(differs))
-        self._cursor = Cursor(**state["cursor"])
+        states = [state] if isinstance(state, Mapping) else list(state)
+        served = self._checked(states)
+        old = states[0]["streams"]
+        needed = set(self._streams) if old == self._count else set(range(old))
+        if missing := sorted(needed - set(served)):
+            raise ValueError(
+                f"the states of streams {missing} of {old} are missing: give the states that all ranks saved"
+            )
+        if old != self._count:
+            served = self._dealt(served)
+        for number, stream in self._streams.items():
+            stream.restore(served[number])
+
+    def _checked(self, states: Sequence[ReaderState]) -> dict[int, Mapping[str, Any]]:
+        if not states:
+            raise ValueError("no reader state was given")
+        mine, served = self._identity(), dict[int, Mapping[str, Any]]()
+        for state in states:
+            if state.get("format") != STATE_FORMAT:
+                raise ValueError(f"a reader state of format {state.get('format')!r}, expected {STATE_FORMAT!r}")
+            theirs = state["of"]
+            if differs := [f"{k}: {theirs.get(k)!r} then, {mine[k]!r} now" for k in mine if mine[k] != theirs.get(k)]:
+                raise ValueError("the reader's state belongs to another run: " + "; ".join(differs))
+            if state["streams"] != states[0]["streams"]:
+                raise ValueError(
+                    f"states of {states[0]['streams']} and of {state['streams']} streams do not belong together"
+                )
+            served |= {int(number): value for number, value in state["served"].items()}
+        return served
+
+    def _dealt(self, served: Mapping[int, Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+        """Return states for this reader's number of streams."""
+        lanes: list[list[dict[str, Any]]] = [[] for _ in range(self._count)]
+        for i, shelf in enumerate(self._shelves):
+            old = {number: value["lanes"][i] for number, value in served.items()}
+            left = {n: Left(v["epoch"], tuple(Interval(*todo) for todo in v["todo"])) for n, v in old.items()}
+            for number, new in enumerate(deal(left, streams=self._count, total=shelf.total)):
+                counts = {name: _part(sum(v[name] for v in old.values()), number, self._count) for name in COUNTS}
+                lanes[number].append({"epoch": new.epoch, "todo": [list(t) for t in new.todo], **counts})
+        owed = [sum(v["owed"][i] for v in served.values()) / self._count for i in range(len(self._shelves))]
+        return {number: {"blocks": 0, "lanes": lanes[number], "owed": owed} for number in range(self._count)}
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "datasets": [dataset.info.get("fingerprint", "") for dataset in self._datasets],
-            "splits": [dataset.num_splits for dataset in self._datasets],
-            "sequence": self._sequence.model_dump(mode="json"),
+            "context": self._context,
             "seed": self._seed,
-            "rank": self._rank,
-            "world_size": self._world_size,
+            "shares": self._shares,
+            "shuffle_shards": self._width,
+            "sources": [source.identity() for source in self._sources],
         }
 
-    def _documents(self, start: Cursor) -> Iterator[tuple[Cursor, Document]]:
-        """Yield this rank's documents from a cursor on, each with its own; only the first has a token other than 0."""
-        while self._epochs is None or start.epoch < self._epochs:
-            found = (start.shard, start.document) != (0, 0)
-            for place in range(start.shard, len(self._shards)):
-                first = start.document if place == start.shard else 0
-                for j, document in self._shard_documents(start.epoch, place, first):
-                    found = True
-                    here = (place, j) == (start.shard, start.document)
-                    yield Cursor(start.epoch, place, j, start.token if here else 0), document
-            if not found and self._epochs is None:
-                raise ValueError(f"rank {self._rank} of {self._world_size} gets no document: too few documents")
-            start = Cursor(start.epoch + 1)
 
-    def _shard_documents(self, epoch: int, place: int, first: int = 0) -> Iterator[tuple[int, Document]]:
-        number = int(rng_for(self._seed, "shards", epoch).permutation(len(self._shards))[place])
-        dataset, split = self._shards[number]
-        documents = list(documents_from(dataset.records(split), self._contracts, join=self._sequence.join_recordings))
-        order = rng_for(self._seed, "documents", epoch, number).permutation(len(documents))
-        for j in range(first, len(documents)):
-            if (place + j) % self._world_size != self._rank:
-                continue
-            document: Document | None = documents[order[j]]
-            if self._prepare is not None and document is not None:
-                document = self._prepare(document, epoch)
-            if document is not None:
-                yield j, document
+COUNTS = ("items", "tokens")
 
 
-def vocabulary_of(dataset: Dataset) -> Vocabulary:
-    """Return the vocabulary that a dataset's tokenizer and unit contracts give.
-
-    Raises:
-        ValueError: if the tokenizer's file is not the one that the dataset was built with.
-    """
-    artifact = Artifact(path=dataset.artifact("tokenizer"), sha256=dataset.info["artifacts"]["tokenizer"]["sha256"])
-    return Vocabulary.from_contracts(load_sentencepiece(artifact), dataset.contracts)
-
-
-def _common_contracts(datasets: Sequence[Dataset]) -> dict[str, UnitContract]:
-    if not datasets:
-        raise ValueError("no dataset was given")
-    first = datasets[0]
-    for other in datasets[1:]:
-        if set(first.contracts) != set(other.contracts):
-            raise ValueError(
-                f"{first.root} has the streams {sorted(first.contracts)}, {other.root} has {sorted(other.contracts)}"
-            )
-        for slot, contract in first.contracts.items():
-            contract.require_same(other.contracts[slot], here=first.root, there=other.root)
-        ours, theirs = (item.info["artifacts"]["tokenizer"]["sha256"] for item in (first, other))
-        if ours != theirs:
-            raise ValueError(f"{first.root} and {other.root} have different tokenizers")
-    return first.contracts
+def _part(total: int, number: int, parts: int) -> int:
+    return (number + 1) * total // parts - number * total // parts

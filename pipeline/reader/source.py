@@ -65,3 +65,36 @@ class Source(Protocol):
 
     def expect(self, shards: Sequence[int]) -> None:
         """Take note that these shards will be opened soon, in this order; remote ones may be fetched ahead."""
+
+
+class JoinedSource:
+    """Several sources read as one: their items are shuffled together, each once in an epoch."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = list(sources)
+        self._firsts = np.cumsum([0, *(len(source.sizes) for source in self._sources)])
+
+    @property
+    def name(self) -> str:
+        return " + ".join(source.name for source in self._sources)
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([source.sizes for source in self._sources])
+
+    def identity(self) -> dict[str, Any]:
+        return {"joined": [source.identity() for source in self._sources]}
+
+    def open(self, shard: int) -> Shard:
+        number, own = self._place(shard)
+        return self._sources[number].open(own)
+
+    def expect(self, shards: Sequence[int]) -> None:
+        places = [self._place(shard) for shard in shards]
+        for number, source in enumerate(self._sources):
+            if own := [at for where, at in places if where == number]:
+                source.expect(own)
+
+    def _place(self, shard: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self._firsts, shard, side="right")) - 1
+        return number, shard - int(self._firsts[number])

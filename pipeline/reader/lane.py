@@ -1,0 +1,177 @@
+"""A lane: what one stream reads of one source, packed into blocks."""
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.reader.order import EpochOrder, Interval, Left, Window, share_of
+from pipeline.reader.packing import Packer
+from pipeline.reader.source import BadShard, Packed, Shard, Source
+from stages.vocabulary import TokenSequence
+
+MAX_OPEN = 512
+"""Open shards of a source; they are memory maps, so the price of one is a few pages."""
+
+
+@dataclass(slots=True)
+class Shelf:
+    """A source with its open shards and the orders of its epochs, shared by the lanes of a reader.
+
+    Attributes:
+        skipped: what was left out because it is damaged: message to times, where `on_corrupt` is `skip`.
+    """
+
+    source: Source
+    seed: int
+    width: int
+    on_corrupt: Literal["raise", "skip"]
+    skipped: Counter[str] = field(default_factory=Counter)
+    _open: "OrderedDict[int, Shard | BadShard]" = field(default_factory=OrderedDict)
+    _orders: dict[int, EpochOrder] = field(default_factory=dict)
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = int(self.source.sizes.sum())
+
+    def order(self, epoch: int) -> EpochOrder:
+        if epoch not in self._orders:
+            # Lanes are at most an epoch apart, save after a state was dealt anew.
+            if len(self._orders) >= 4:
+                del self._orders[min(self._orders)]
+            self._orders[epoch] = EpochOrder(self.source.sizes, seed=self.seed, epoch=epoch, window=self.width)
+        return self._orders[epoch]
+
+    def item(self, shard: int, index: int, epoch: int) -> TokenSequence | Packed | None:
+        try:
+            opened = self._opened(shard)
+            if isinstance(opened, BadShard):
+                raise opened
+            return opened.item(index, epoch)
+        except BadShard as error:
+            if self.on_corrupt == "raise":
+                raise
+            self.skipped[str(error)] += 1
+            return None
+
+    def _opened(self, shard: int) -> Shard | BadShard:
+        """Return the open shard, or why it cannot be opened, which is not tried again for each item."""
+        if shard not in self._open:
+            if len(self._open) >= MAX_OPEN:
+                _, oldest = self._open.popitem(last=False)
+                if not isinstance(oldest, BadShard):
+                    oldest.close()
+            try:
+                self._open[shard] = self.source.open(shard)
+            except BadShard as error:
+                self._open[shard] = error
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+class Lane:
+    """Blocks of one source for one stream, resumable at each: between blocks nothing but `Left` is kept."""
+
+    def __init__(self, shelf: Shelf, packer: Packer, *, stream: int, streams: int, epochs: int | None) -> None:
+        self._shelf, self._packer = shelf, packer
+        self._stream, self._streams, self._epochs = stream, streams, epochs
+        self._epoch = -1
+        self._todo: deque[Interval] = deque()
+        self._window: tuple[int, Window] | None = None
+        self._half_read: TokenSequence | None = None
+        self._left = Left(-1, ())
+        self.items = 0
+        self.tokens = 0
+
+    @property
+    def left(self) -> Left:
+        """What is still to be read after the last block given."""
+        return self._left
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in which the next block begins."""
+        return self._left.todo[0].epoch if self._left.todo else self._left.epoch + 1
+
+    def next_block(self, last: Literal["pad", "drop"]) -> Packed | None:
+        """Return the next block; None after the last epoch.
+
+        Raises:
+            BadShard: if what comes next is damaged.
+            ValueError: if epoch after epoch holds nothing for this stream.
+        """
+        idle = 0
+        while True:
+            if not self._todo:
+                if self._epochs is not None and self._epoch + 1 >= self._epochs:
+                    break
+                if idle > self._streams and not self._packer.used:
+                    raise ValueError(
+                        f"stream {self._stream} of {self._streams} gets no document of {self._shelf.source.name}: "
+                        "too few documents"
+                    )
+                idle += 1
+                self._epoch += 1
+                share = share_of(self._stream, self._streams, self._shelf.total, self._epoch)
+                if share.start < share.stop:
+                    self._todo.append(share)
+                continue
+            block = self._read_one()
+            if block is not None:
+                return self._given(block)
+        if self._packer.used and (last == "pad" or self._packer.room == 0):
+            return self._given(self._packer.take())
+        return None
+
+    def _read_one(self) -> Packed | None:
+        """Take up the next item, or the rest of it; return a block where that fills one."""
+        epoch, start, stop, token = self._todo[0]
+        item = self._half_read or self._item(epoch, start)
+        if isinstance(item, TokenSequence):
+            after = self._packer.add(item, token)
+            if after < len(item.ids):
+                self._half_read = item
+                self._todo[0] = Interval(epoch, start, stop, after)
+                return self._packer.take()
+        self._half_read = None
+        self.items += 1
+        self._todo.popleft()
+        if start + 1 < stop:
+            self._todo.appendleft(Interval(epoch, start + 1, stop))
+        return item if isinstance(item, Packed) else None
+
+    def _item(self, epoch: int, position: int) -> TokenSequence | Packed | None:
+        if self._window is None or self._window[0] != epoch or not _holds(self._window[1], position):
+            order = self._shelf.order(epoch)
+            self._window = (epoch, order.window_at(position))
+            shards = self._window[1].shards
+            self._shelf.source.expect(
+                [*dict.fromkeys(shards.tolist()), *order.shards_from(position, self._shelf.width)]
+            )
+        window = self._window[1]
+        at = position - window.start
+        return self._shelf.item(int(window.shards[at]), int(window.items[at]), epoch)
+
+    def _given(self, block: Packed) -> Packed:
+        self._left = Left(self._epoch, tuple(self._todo))
+        self.tokens += len(block.ids)
+        return block
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "epoch": self._left.epoch,
+            "items": self.items,
+            "todo": [list(interval) for interval in self._left.todo],
+            "tokens": self.tokens,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._left = Left(state["epoch"], tuple(Interval(*values) for values in state["todo"]))
+        self._epoch, self._todo = self._left.epoch, deque(self._left.todo)
+        self.items, self.tokens = state["items"], state["tokens"]
+        self._window, self._half_read = None, None
+        self._packer.take()
+
+
+def _holds(window: Window, position: int) -> bool:
+    return window.start <= position < window.stop

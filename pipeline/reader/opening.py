@@ -1,0 +1,159 @@
+"""Open a reader: datasets or a mixture of sources by path, for one rank of a training run."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.dataset import Dataset
+from pipeline.reader.plain_units import Prepare, UnitsSource
+from pipeline.reader.sequence_reader import SequenceReader
+from pipeline.reader.source import JoinedSource, Source
+from schemas import sequence as sections
+from schemas.contract import ContractMismatch
+from schemas.records import Artifact
+from schemas.sequence import Mixture, SequenceSection
+from stages.interleave import STREAM_SLOTS
+from stages.tokenizer import load_sentencepiece
+from stages.vocabulary import Vocabulary
+
+Datasets = str | Path | Dataset | Sequence[str | Path | Dataset]
+
+
+def open_reader(
+    datasets: Datasets | Mixture,
+    sequence: SequenceSection,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    streams: int | None = None,
+    vocabulary: Vocabulary | None = None,
+    prepare: Prepare | None = None,
+    cache: Any | None = None,
+    verify: bool = False,
+    **options: Any,
+) -> SequenceReader:
+    """Open a reader for one rank.
+
+    Args:
+        datasets: one units dataset, or several that are read as one; or a mixture.
+        sequence: policy, streams and context.
+        seed: of the order and of the draws.
+        rank: of this reader, from 0.
+        world_size: number of readers that share the items.
+        streams: among how many streams the items are divided, at least the world size; None: the world size. The
+            number of blocks in a global batch makes the batches the same on any world size that divides it.
+        vocabulary: replaces the one that `sequence.vocabulary` and the datasets give.
+        prepare: applied to each document of a units source before its draw; None leaves the document out.
+        cache: where remote shards are kept; None: one of the default size.
+        verify: hash every shard as it is opened; shards from object stores always are.
+        options: `epochs`, `last`, `shuffle_shards`, `on_corrupt`, see `SequenceReader`.
+
+    Raises:
+        BadDataset: if a folder is no finished dataset.
+        ContractMismatch: if two datasets do not agree.
+        ValueError: if the rank lies outside the world, or a dataset lacks a stream that `sequence` needs.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
+    streams = world_size if streams is None else streams
+    if streams < world_size:
+        raise ValueError(f"{world_size} ranks need at least as many streams, got {streams}")
+    sources, shares, vocabulary = open_sources(
+        datasets, sequence, seed=seed, vocabulary=vocabulary, prepare=prepare, cache=cache, verify=verify
+    )
+    return SequenceReader(
+        sources,
+        vocabulary,
+        context=sequence.context,
+        seed=seed,
+        shares=shares,
+        streams=streams,
+        serve=range(rank, streams, world_size),
+        **options,
+    )
+
+
+def open_sources(
+    datasets: Datasets | Mixture,
+    sequence: SequenceSection,
+    *,
+    seed: int,
+    vocabulary: Vocabulary | None = None,
+    prepare: Prepare | None = None,
+    cache: Any | None = None,
+    verify: bool = False,
+) -> tuple[list[Source], list[float], Vocabulary]:
+    """Return the sources, their shares and their vocabulary; several plain datasets make one source.
+
+    Raises:
+        BadDataset: if a folder is no finished dataset.
+        ContractMismatch: if two datasets do not agree.
+        ValueError: if a dataset lacks a stream that `sequence` needs, or a mixture without one names no tokenizer.
+    """
+    opened = _datasets(datasets)
+    require_streams(opened, sequence)
+    vocabulary = vocabulary or open_vocabulary(opened, sequence.vocabulary)
+    units = partial(UnitsSource, seed=seed, prepare=prepare, verify=verify, cache=cache)
+    if not isinstance(datasets, Mixture):
+        each = [units(dataset, sequence, vocabulary) for dataset in opened]
+        return [each[0] if len(each) == 1 else JoinedSource(each)], [1.0], vocabulary
+    left = iter(opened)
+    sources: list[Source] = []
+    for section in datasets.sources:
+        match section:
+            case sections.UnitsSource():
+                sources.append(units(next(left), sequence, vocabulary, policy=section.policy))
+            case sections.TextSource():
+                from pipeline.reader.text_source import TextSource
+
+                sources.append(TextSource(section.path, vocabulary, field=section.field))
+            case sections.BakedSource():
+                from pipeline.reader.baked_source import BakedSource
+
+                sources.append(BakedSource(section.path, vocabulary, context=sequence.context, cache=cache))
+    return sources, [section.share for section in datasets.sources], vocabulary
+
+
+def _datasets(datasets: Datasets | Mixture) -> list[Dataset]:
+    """Return the units datasets, opened."""
+    if isinstance(datasets, Mixture):
+        given: list[str | Path | Dataset] = [s.path for s in datasets.sources if isinstance(s, sections.UnitsSource)]
+    else:
+        given = [datasets] if isinstance(datasets, str | Path | Dataset) else list(datasets)
+        if not given:
+            raise ValueError("no dataset was given")
+    return [item if isinstance(item, Dataset) else Dataset.open(str(item)) for item in given]
+
+
+def require_streams(datasets: Sequence[Dataset], sequence: SequenceSection) -> None:
+    """Check that datasets can be read together, as a sequence section wants it.
+
+    Raises:
+        ContractMismatch: if two do not agree on a unit stream.
+        ValueError: if one lacks a stream.
+    """
+    for dataset in datasets:
+        if missing := sorted(set(STREAM_SLOTS[sequence.stream]) - set(dataset.contracts)):
+            raise ValueError(
+                f"stream {sequence.stream!r} needs {missing}; {dataset.root} has {sorted(dataset.contracts)}"
+            )
+    for other in datasets[1:]:
+        first = datasets[0]
+        if set(first.contracts) != set(other.contracts):
+            raise ContractMismatch(
+                f"{first.root} has the streams {sorted(first.contracts)}, {other.root} has {sorted(other.contracts)}"
+            )
+        for slot, contract in first.contracts.items():
+            contract.require_same(other.contracts[slot], here=first.root, there=other.root)
+
+
+def vocabulary_of(dataset: Dataset) -> Vocabulary:
+    """Interim."""
+    artifact = Artifact(path=dataset.artifact("tokenizer"), sha256=dataset.info["artifacts"]["tokenizer"]["sha256"])
+    return Vocabulary.from_contracts(load_sentencepiece(artifact), dataset.contracts)
+
+
+def open_vocabulary(datasets: Sequence[Dataset], section: Any) -> Vocabulary:
+    return vocabulary_of(datasets[0])
