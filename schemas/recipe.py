@@ -24,8 +24,9 @@ from schemas.model_sections import (
     TranscribeSection,
     UnitsSection,
 )
-from schemas.sections import Positive, Probability, Section
+from schemas.sections import Probability, Section
 from schemas.sequence import SequenceSection
+from schemas.training import TrainSection
 
 
 class PlanSection(Section):
@@ -75,16 +76,6 @@ class StoreSection(Section):
     """Keep each clip as FLAC in the shard."""
     f0: bool = True
     """Keep each F0 track in the shard."""
-
-
-class TrainSection(Section):
-    hidden_size: Positive = 128
-    layers: Positive = 4
-    heads: Positive = 4
-    batch_size: Positive = 8
-    steps: Positive = 200
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    warmup: Annotated[int, Field(ge=0)] = 20
 
 
 class Recipe(Section):
