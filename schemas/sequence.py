@@ -36,8 +36,10 @@ class PoissonPolicy(Section):
     """Text in which spans of Poisson length become speech, until a share of the words is speech (arXiv 2411.17607)."""
 
     name: Literal["poisson"] = "poisson"
-    mean_words: Annotated[float, Field(gt=0, le=1000)] = 10.0
+    mean_words: Annotated[float, Field(ge=1, le=1000)] = 10.0
+    """Mean of the Poisson distribution; a length of no words is drawn again."""
     speech_share: Probability = 0.3
+    """Of the document's words."""
 
 
 class BernoulliPolicy(Section):

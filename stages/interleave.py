@@ -1,10 +1,9 @@
-"""Interleaving: draw spans of words, cut the units where the modality switches, render text and speech tokens.
+"""Interleaving: cut the units where the modality switches, leave out silence, render text and speech tokens.
 
-Spirit LM draws spans anew at each training step (arXiv 2402.05755, 3.1 and App. A), so everything here is a pure
-function of a document, a policy and a generator.
+This is the reference, in strings; `stages/policies.py` draws the spans that it renders.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby, pairwise
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.clock import Samples, samples_from_seconds
-from schemas.sequence import SequenceSection, SpiritLmPolicy
+from schemas.sequence import SequenceSection
 from stages.documents import Document
 from stages.serialise import Timed, merge_streams
 
@@ -89,48 +88,6 @@ def task_token(task: str) -> str:
     '[ASR]'
     """
     return f"[{task.upper()}]"
-
-
-def draw_spans(
-    num_words: int, closed: Collection[int], policy: SpiritLmPolicy, rng: np.random.Generator
-) -> tuple[Span, ...]:
-    """Partition words [0, num_words) into alternating spans whose lengths are uniform within the policy's ranges.
-
-    A switch drawn at a closed boundary moves forward to the next open one that keeps the span within its range; if
-    there is none, back to the nearest open one that does; if there is none either, forward beyond the range, or to the
-    end of the document. So a length lies outside its range only next to closed boundaries or in the last span, which
-    may be short (`remainder="keep"`) or be merged into the one before it, then too long (`remainder="merge"`).
-
-    Args:
-        num_words: at least 1. A document of fewer words than a span is one span.
-        closed: each i for which no switch may lie between words i-1 and i.
-        policy: ranges and options.
-        rng: one draw for the first modality, then one per span, whatever is closed.
-    """
-    if num_words < 1:
-        raise ValueError(f"a document needs at least one word, got {num_words}")
-    drawn = (Modality.TEXT, Modality.SPEECH)[int(rng.integers(2))]
-    modality = drawn if policy.start == "random" else Modality(policy.start)
-    limits = {Modality.TEXT: policy.text_words, Modality.SPEECH: policy.speech_words}
-    spans: list[Span] = []
-    start = 0
-    while start < num_words:
-        low, high = limits[modality]
-        length = int(rng.integers(low, high + 1))
-        end = _open_boundary(start + length, start + low, start + high, num_words, closed)
-        if policy.remainder == "merge" and spans and end - start < low:
-            spans[-1] = spans[-1]._replace(end_word=end)
-        else:
-            spans.append(Span(modality, start, end))
-        start, modality = end, modality.other
-    return tuple(spans)
-
-
-def _open_boundary(target: int, low: int, high: int, num_words: int, closed: Collection[int]) -> int:
-    if target >= num_words:
-        return num_words
-    candidates = (*range(target, high + 1), *range(target - 1, low - 1, -1), *range(high + 1, num_words))
-    return next((i for i in candidates if i >= num_words or i not in closed), num_words)
 
 
 def speech_cuts(document: Document, boundaries: Sequence[int], gap: Gap) -> list[Samples]:

@@ -1,14 +1,14 @@
 """Interleaved draws by the dataset's own recipe, counted in words and tokens."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.audit.summary import DrawnExample, DrawnSpan
 from pipeline.dataset import Dataset
-from pipeline.reader.draw import draw_document
 from pipeline.reader import vocabulary_of
+from pipeline.reader.draw import draw_document
 from schemas.unit_record import UnitRecord
 from stages.documents import document_from
-from stages.interleave import Modality, Piece, Span, render
+from stages.interleave import Modality, Piece, realise
 
 Draw = Callable[[Sequence[UnitRecord]], DrawnExample]
 """Draws one interleaving of a document, given as its records in order."""
@@ -30,24 +30,24 @@ def recipe_draw(dataset: Dataset, *, seed: int) -> Draw:
         if not document.words:
             return DrawnExample(spans=())
         spans = draw_document(document, sequence, seed=seed, epoch=0)
-        return DrawnExample(spans=tuple(_counted(render(document, spans, sequence), spans, encode)))
+        realised = realise(document, spans, sequence)
+        return DrawnExample(
+            spans=tuple(
+                DrawnSpan(
+                    modality=piece.modality.value,
+                    words=span.end_word - span.start_word,
+                    tokens=num_tokens(piece, encode),
+                    content=piece.text + "".join(piece.tokens),
+                    last=place == len(realised),
+                )
+                for place, (span, piece) in enumerate(realised, 1)
+            )
+        )
 
     return draw
 
 
-def _counted(pieces: Sequence[Piece], spans: Sequence[Span], encode: Encode) -> Iterator[DrawnSpan]:
-    left = iter(spans)
-    for index, piece in enumerate(pieces):
-        # A speech span without a frame was dissolved into the text around it: one piece may hold several spans.
-        words, wanted = 0, len(piece.text.split(" ")) if piece.modality is Modality.TEXT else 1
-        while words < wanted:
-            span = next(left)
-            words += span.end_word - span.start_word
-        tokens = len(encode(piece.text)) if piece.modality is Modality.TEXT else len(piece.tokens)
-        yield DrawnSpan(
-            modality=piece.modality.value,
-            words=words,
-            tokens=1 + tokens,
-            content=piece.text + "".join(piece.tokens),
-            last=index == len(pieces) - 1,
-        )
+def num_tokens(piece: Piece, encode: Encode) -> int:
+    """Return how many tokens a piece becomes, its marker and the token of its task included."""
+    body = len(encode(piece.text)) if piece.modality is Modality.TEXT else len(piece.tokens)
+    return 1 + bool(piece.task) + body

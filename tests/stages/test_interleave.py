@@ -10,7 +10,8 @@ from schemas.clock import Samples
 from schemas.records import Word
 from schemas.sequence import SequenceSection, SpiritLmPolicy
 from stages.documents import Document, document_from
-from stages.interleave import Modality, Span, draw_spans, interleaved_string, render, speech_cuts
+from stages.interleave import Modality, Span, interleaved_string, render, speech_cuts
+from stages.policies import draw_spans
 from stages.serialise import parse_speech_tokens, speech_tokens
 from tests.sequence_builders import contracts, document, documents, record, recording
 
