@@ -1,6 +1,5 @@
 from itertools import groupby, pairwise
 
-import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -31,82 +30,6 @@ policies = st.builds(
 
 def drawn(doc: Document, policy: SpiritLmPolicy, seed: int) -> tuple[Span, ...]:
     return draw_spans(len(doc.words), doc.closed_boundaries(), policy, rng_for(seed))
-
-
-@given(num_words=st.integers(1, 300), closed=st.sets(st.integers(1, 299)), policy=policies, seed=st.integers(0, 999))
-def test_spans_partition_the_words_and_never_switch_where_it_is_closed(
-    num_words: int, closed: set[int], policy: SpiritLmPolicy, seed: int
-) -> None:
-    spans = draw_spans(num_words, closed, policy, rng_for(seed))
-    assert [w for s in spans for w in range(s.start_word, s.end_word)] == list(range(num_words))
-    assert all(a.modality is not b.modality for a, b in pairwise(spans))
-    assert all(s.end_word > s.start_word for s in spans)
-    assert not closed & {s.end_word for s in spans[:-1]}
-    if policy.start != "random":
-        assert spans[0].modality == policy.start
-
-
-@given(num_words=st.integers(1, 300), closed=st.sets(st.integers(1, 299)), policy=policies, seed=st.integers(0, 999))
-def test_lengths_leave_the_range_only_for_the_documented_reasons(
-    num_words: int, closed: set[int], policy: SpiritLmPolicy, seed: int
-) -> None:
-    spans = draw_spans(num_words, closed, policy, rng_for(seed))
-    limits = {TEXT: policy.text_words, SPEECH: policy.speech_words}
-    for span in spans[:-1]:
-        low, high = limits[span.modality]
-        length = span.end_word - span.start_word
-        if not low <= length <= high:
-            assert length > high, "moving a switch never makes a span short"
-            passed_over = range(span.start_word + low, span.end_word)
-            assert closed.issuperset(passed_over), "an open boundary was passed over"
-    low, high = limits[spans[-1].modality]
-    last = spans[-1].end_word - spans[-1].start_word
-    if policy.remainder == "merge" and len(spans) > 1:
-        assert last >= low
-    if policy.remainder == "keep" and last > high:
-        assert closed.issuperset(range(spans[-1].start_word + high + 1, num_words))
-
-
-def test_a_switch_moves_forward_then_back_then_beyond() -> None:
-    policy = SpiritLmPolicy(text_words=(4, 6), speech_words=(4, 6), start="text")
-    targets = {draw_spans(100, (), policy, rng_for(s))[0].end_word: s for s in range(50)}
-    at_five = rng_for(targets[5]), rng_for(targets[5]), rng_for(targets[5])
-    assert draw_spans(100, {5}, policy, at_five[0])[0].end_word == 6
-    assert draw_spans(100, {5, 6}, policy, at_five[1])[0].end_word == 4
-    assert draw_spans(100, {4, 5, 6, 7}, policy, at_five[2])[0].end_word == 8
-    assert draw_spans(100, set(range(1, 100)), policy, rng_for(0)) == (Span(TEXT, 0, 100),)
-
-
-def test_realised_lengths_are_uniform() -> None:
-    policy = SpiritLmPolicy()
-    lengths: dict[Modality, list[int]] = {TEXT: [], SPEECH: []}
-    first = []
-    for key in range(400):
-        spans = draw_spans(500, (), policy, rng_for(0, key))
-        first.append(spans[0].modality)
-        for span in spans[:-1]:
-            lengths[span.modality].append(span.end_word - span.start_word)
-    for modality, (low, high) in ((TEXT, (10, 30)), (SPEECH, (5, 15))):
-        counts = np.bincount(lengths[modality], minlength=high + 1)[low:]
-        assert len(counts) == high - low + 1
-        expected = counts.sum() / len(counts)
-        chi_square = float(((counts - expected) ** 2 / expected).sum())
-        # 99.9 % quantiles of chi-square are 45.3 (20 degrees of freedom) and 29.6 (10).
-        assert chi_square < {20: 45.3, 10: 29.6}[high - low]
-    assert 160 < first.count(TEXT) < 240
-
-
-def test_remainder_keep_and_merge() -> None:
-    keep = SpiritLmPolicy(text_words=(5, 5), speech_words=(5, 5), start="text")
-    merge = keep.model_copy(update={"remainder": "merge"})
-    assert draw_spans(12, (), keep, rng_for(0))[-1] == Span(TEXT, 10, 12)
-    assert draw_spans(12, (), merge, rng_for(0)) == (Span(TEXT, 0, 5), Span(SPEECH, 5, 12))
-    assert draw_spans(3, (), merge, rng_for(0)) == (Span(TEXT, 0, 3),)
-
-
-def test_a_document_without_words_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one word, got 0"):
-        draw_spans(0, (), SHORT, rng_for(0))
 
 
 @pytest.mark.parametrize(("gap", "cut"), [("midpoint", 1500), ("left", 2000), ("right", 1000)])

@@ -1,0 +1,282 @@
+"""Policies: what they draw, how often, and what closed boundaries may change."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.canonical import rng_for
+from schemas.sequence import (
+    AsrPolicy,
+    BernoulliPolicy,
+    PoissonPolicy,
+    Policy,
+    SpeechOnlyPolicy,
+    SpiritLmPolicy,
+    TextOnlyPolicy,
+    TtsPolicy,
+    WordTranscriptionPolicy,
+)
+from stages.interleave import Modality, Span
+from stages.policies import draw_spans
+
+TEXT, SPEECH = Modality.TEXT, Modality.SPEECH
+
+spiritlm = st.builds(
+    SpiritLmPolicy,
+    text_words=st.sampled_from([(10, 30), (2, 4), (1, 1)]),
+    speech_words=st.sampled_from([(5, 15), (1, 3), (3, 3)]),
+    start=st.sampled_from(["random", "text", "speech"]),
+    remainder=st.sampled_from(["keep", "merge"]),
+)
+poisson = st.builds(PoissonPolicy, mean_words=st.sampled_from([1.0, 2.5, 10.0, 40.0]), speech_share=st.floats(0, 1))
+bernoulli = st.builds(BernoulliPolicy, speech_probability=st.floats(0, 1))
+partitions = st.one_of(spiritlm, poisson, bernoulli, st.just(SpeechOnlyPolicy()), st.just(TextOnlyPolicy()))
+pairs = st.one_of(
+    st.builds(WordTranscriptionPolicy, first=st.sampled_from(["speech", "text"])),
+    st.just(AsrPolicy()),
+    st.just(TtsPolicy()),
+)
+sizes = st.integers(1, 300)
+boundaries = st.sets(st.integers(0, 299))
+seeds = st.integers(0, 999)
+
+
+def length(span: Span) -> int:
+    return span.end_word - span.start_word
+
+
+def spoken(spans: Iterable[Span]) -> int:
+    return sum(length(span) for span in spans if span.modality is SPEECH)
+
+
+def open_runs(num_words: int, closed: Iterable[int]) -> list[tuple[int, int]]:
+    edges = sorted(({*range(num_words + 1)} - set(closed)) | {0, num_words})
+    return list(pairwise(edges))
+
+
+def chi_square(counts: Iterable[float], expected: Iterable[float]) -> float:
+    return sum((count - mean) ** 2 / mean for count, mean in zip(counts, expected, strict=True))
+
+
+@given(num_words=sizes, closed=boundaries, policy=partitions, seed=seeds)
+def test_spans_partition_the_words_and_never_switch_where_it_is_closed(
+    num_words: int, closed: set[int], policy: Policy, seed: int
+) -> None:
+    spans = draw_spans(num_words, closed, policy, rng_for(seed))
+    assert [w for s in spans for w in range(s.start_word, s.end_word)] == list(range(num_words))
+    assert all(a.modality is not b.modality for a, b in pairwise(spans))
+    assert all(length(span) > 0 and not span.task for span in spans)
+    assert not closed & {s.end_word for s in spans[:-1]}
+
+
+@given(num_words=sizes, closed=boundaries, utterances=boundaries, policy=pairs, seed=seeds)
+def test_pairs_hold_every_word_once_in_each_modality_and_never_switch_where_it_is_closed(
+    num_words: int, closed: set[int], utterances: set[int], policy: Policy, seed: int
+) -> None:
+    spans = draw_spans(num_words, closed, policy, rng_for(seed), sorted(utterances))
+    first, second = spans[::2], spans[1::2]
+    assert [s[1:3] for s in first] == [s[1:3] for s in second]
+    assert [w for s in first for w in range(s.start_word, s.end_word)] == list(range(num_words))
+    assert all(length(span) > 0 for span in spans)
+    assert len({s.modality for s in first}) == len({s.modality for s in second}) == 1
+    assert first[0].modality is second[0].modality.other
+    assert not closed & {s.end_word for s in first[:-1]}
+
+
+def test_spiritlm_draws_what_it_always_drew() -> None:
+    spans = draw_spans(60, (), SpiritLmPolicy(), rng_for(7, 0, "doc-000"))
+    assert (spans[0].modality, [s.end_word for s in spans]) == (SPEECH, [11, 22, 35, 51, 60])
+    closed = frozenset({12, 13, 20, 21, 22, 41})
+    policy = SpiritLmPolicy(text_words=(2, 4), speech_words=(1, 3), remainder="merge")
+    spans = draw_spans(45, closed, policy, rng_for(7, 1, "doc-001"))
+    assert spans[0].modality is TEXT
+    assert [s.end_word for s in spans] == [3, 5, 9, 10, 14, 15, 18, 19, 23, 26, 28, 31, 33, 36, 38, 40, 43, 45]
+
+
+@given(num_words=st.integers(1, 300), closed=st.sets(st.integers(1, 299)), policy=spiritlm, seed=st.integers(0, 999))
+def test_lengths_leave_the_range_only_for_the_documented_reasons(
+    num_words: int, closed: set[int], policy: SpiritLmPolicy, seed: int
+) -> None:
+    spans = draw_spans(num_words, closed, policy, rng_for(seed))
+    limits = {TEXT: policy.text_words, SPEECH: policy.speech_words}
+    for span in spans[:-1]:
+        low, high = limits[span.modality]
+        length = span.end_word - span.start_word
+        if not low <= length <= high:
+            assert length > high, "moving a switch never makes a span short"
+            passed_over = range(span.start_word + low, span.end_word)
+            assert closed.issuperset(passed_over), "an open boundary was passed over"
+    low, high = limits[spans[-1].modality]
+    last = spans[-1].end_word - spans[-1].start_word
+    if policy.remainder == "merge" and len(spans) > 1:
+        assert last >= low
+    if policy.remainder == "keep" and last > high:
+        assert closed.issuperset(range(spans[-1].start_word + high + 1, num_words))
+
+
+def test_a_switch_moves_forward_then_back_then_beyond() -> None:
+    policy = SpiritLmPolicy(text_words=(4, 6), speech_words=(4, 6), start="text")
+    targets = {draw_spans(100, (), policy, rng_for(s))[0].end_word: s for s in range(50)}
+    at_five = rng_for(targets[5]), rng_for(targets[5]), rng_for(targets[5])
+    assert draw_spans(100, {5}, policy, at_five[0])[0].end_word == 6
+    assert draw_spans(100, {5, 6}, policy, at_five[1])[0].end_word == 4
+    assert draw_spans(100, {4, 5, 6, 7}, policy, at_five[2])[0].end_word == 8
+    assert draw_spans(100, set(range(1, 100)), policy, rng_for(0)) == (Span(TEXT, 0, 100),)
+
+
+def test_lengths_over_a_million_words_are_uniform() -> None:
+    spans = draw_spans(1_000_000, (), SpiritLmPolicy(), rng_for(0))[:-1]
+    # 99.9 % quantiles of chi-square are 45.3 (20 degrees of freedom) and 29.6 (10).
+    for modality, low, high, quantile in ((TEXT, 10, 30, 45.3), (SPEECH, 5, 15, 29.6)):
+        counts = Counter(length(span) for span in spans if span.modality is modality)
+        assert set(counts) == set(range(low, high + 1))
+        mean = counts.total() / len(counts)
+        assert chi_square(counts.values(), [mean] * len(counts)) < quantile
+
+
+def test_either_modality_opens_half_of_the_documents() -> None:
+    first = [draw_spans(5, (), SpiritLmPolicy(), rng_for(0, key))[0].modality for key in range(400)]
+    assert 160 < first.count(TEXT) < 240
+
+
+def test_remainder_keep_and_merge() -> None:
+    keep = SpiritLmPolicy(text_words=(5, 5), speech_words=(5, 5), start="text")
+    merge = keep.model_copy(update={"remainder": "merge"})
+    assert draw_spans(12, (), keep, rng_for(0))[-1] == Span(TEXT, 10, 12)
+    assert draw_spans(12, (), merge, rng_for(0)) == (Span(TEXT, 0, 5), Span(SPEECH, 5, 12))
+    assert draw_spans(3, (), merge, rng_for(0)) == (Span(TEXT, 0, 3),)
+
+
+def test_a_document_without_words_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one word, got 0"):
+        draw_spans(0, (), SpiritLmPolicy(), rng_for(0))
+
+
+@given(num_words=sizes, policy=poisson, seed=seeds)
+def test_poisson_gives_speech_its_share_to_the_word(num_words: int, policy: PoissonPolicy, seed: int) -> None:
+    spans = draw_spans(num_words, (), policy, rng_for(seed))
+    assert abs(spoken(spans) - policy.speech_share * num_words) < 1
+
+
+@given(num_words=sizes, closed=boundaries, policy=poisson, seed=seeds)
+def test_closed_boundaries_cost_poisson_at_most_half_of_the_longest_closed_run(
+    num_words: int, closed: set[int], policy: PoissonPolicy, seed: int
+) -> None:
+    spans = draw_spans(num_words, closed, policy, rng_for(seed))
+    longest = max(end - start for start, end in open_runs(num_words, closed))
+    forced = longest / 2 if longest > 1 else 0
+    assert abs(spoken(spans) - policy.speech_share * num_words) < 1 + forced
+
+
+@pytest.mark.parametrize("num_words", [1, 3, 20, 40, 100])
+def test_the_mean_share_of_poisson_does_not_depend_on_length(num_words: int) -> None:
+    drawn = [draw_spans(num_words, (), PoissonPolicy(), rng_for(1, key)) for key in range(3000)]
+    share = sum(spoken(spans) for spans in drawn) / (3000 * num_words)
+    # Four standard errors of a document of one word, which is either.
+    assert abs(share - 0.3) < 4 * math.sqrt(0.21 / 3000)
+
+
+def test_poisson_lengths_are_poisson_without_zero() -> None:
+    mean, largest = 4.0, 12
+    spans = draw_spans(300_000, (), PoissonPolicy(mean_words=mean), rng_for(0))
+    counts = Counter(min(length(span), largest) for span in spans if span.modality is SPEECH)
+    odds = [math.exp(-mean) * mean**n / math.factorial(n) / (1 - math.exp(-mean)) for n in range(1, largest)]
+    total = counts.total()
+    expected = [total * p for p in (*odds, 1 - sum(odds))]
+    # 99.9 % quantile of chi-square with 11 degrees of freedom; one span in 22,000 was cut.
+    assert chi_square([counts[n] for n in range(1, largest + 1)], expected) < 31.3
+
+
+def test_poisson_places_spans_anywhere_with_the_same_odds() -> None:
+    policy = PoissonPolicy(mean_words=1.0, speech_share=0.4)
+    seen: Counter[tuple[int, ...]] = Counter()
+    for key in range(6000):
+        spans = draw_spans(5, (), policy, rng_for(2, key))
+        seen[tuple(w for s in spans if s.modality is SPEECH for w in range(s.start_word, s.end_word))] += 1
+    together = [seen[i, i + 1] for i in range(4)]
+    apart = [seen[i, j] for i in range(5) for j in range(i + 2, 5)]
+    assert sum(together) + sum(apart) == 6000
+    # 99.9 % quantiles of chi-square with 3 and 5 degrees of freedom.
+    assert chi_square(together, [sum(together) / 4] * 4) < 16.3
+    assert chi_square(apart, [sum(apart) / 6] * 6) < 20.5
+
+
+def test_the_span_that_was_cut_is_not_always_the_last() -> None:
+    policy = PoissonPolicy(mean_words=40.0, speech_share=0.5)
+    shorter = 0
+    for key in range(300):
+        speech = [s for s in draw_spans(130, (), policy, rng_for(3, key)) if s.modality is SPEECH]
+        if len(speech) == 2:
+            shorter += length(speech[0]) < length(speech[1])
+    assert 90 < shorter < 210
+
+
+@given(num_words=st.integers(1, 60), share=st.floats(0.5, 1), seed=seeds)
+def test_poisson_spans_touch_where_the_text_cannot_part_them(num_words: int, share: float, seed: int) -> None:
+    policy = PoissonPolicy(mean_words=1.0, speech_share=share)
+    assert abs(spoken(draw_spans(num_words, (), policy, rng_for(seed))) - share * num_words) < 1
+
+
+def test_bernoulli_gives_each_word_its_probability_whatever_its_neighbours_are() -> None:
+    words = np.zeros(200_000, dtype=int)
+    for span in draw_spans(len(words), (), BernoulliPolicy(speech_probability=0.3), rng_for(0)):
+        words[span.start_word : span.end_word] = span.modality is SPEECH
+    assert abs(words.mean() - 0.3) < 4 * math.sqrt(0.21 / len(words))
+    assert abs((words[1:] & words[:-1]).mean() - 0.09) < 4 * math.sqrt(0.09 * 0.91 * 3 / len(words))
+
+
+def test_closed_boundaries_leave_bernoullis_share() -> None:
+    closed = {i for i in range(200_000) if i % 5 == 1 or i % 7 == 2}
+    spans = draw_spans(200_000, closed, BernoulliPolicy(speech_probability=0.3), rng_for(0))
+    assert abs(spoken(spans) / 200_000 - 0.3) < 4 * math.sqrt(0.21 * 2.5 / 200_000)
+
+
+def test_words_are_transcribed_in_groups_that_no_switch_may_part() -> None:
+    speech = [Span(SPEECH, 0, 1), Span(SPEECH, 1, 3), Span(SPEECH, 3, 4)]
+    text = [span._replace(modality=TEXT) for span in speech]
+    spans = draw_spans(4, {2, 9}, WordTranscriptionPolicy(), rng_for(0))
+    assert (list(spans[::2]), list(spans[1::2])) == (speech, text)
+    spans = draw_spans(4, {2, 9}, WordTranscriptionPolicy(first="text"), rng_for(0))
+    assert (list(spans[::2]), list(spans[1::2])) == (text, speech)
+
+
+def test_tasks_go_utterance_by_utterance_joined_where_it_is_closed() -> None:
+    asr = draw_spans(9, {5}, AsrPolicy(), rng_for(0), (3, 5, 7))
+    assert asr == (
+        Span(SPEECH, 0, 3, "asr"), Span(TEXT, 0, 3), Span(SPEECH, 3, 7, "asr"), Span(TEXT, 3, 7),
+        Span(SPEECH, 7, 9, "asr"), Span(TEXT, 7, 9),
+    )  # fmt: skip
+    assert draw_spans(9, (), TtsPolicy(), rng_for(0)) == (Span(TEXT, 0, 9, "tts"), Span(SPEECH, 0, 9))
+    # An utterance without words begins where the next one does.
+    assert draw_spans(4, (), AsrPolicy(), rng_for(0), (0, 2, 2, 4))[1::2] == (Span(TEXT, 0, 2), Span(TEXT, 2, 4))
+
+
+def test_one_modality_alone_is_one_span() -> None:
+    assert draw_spans(7, {3}, SpeechOnlyPolicy(), rng_for(0)) == (Span(SPEECH, 0, 7),)
+    assert draw_spans(7, {3}, TextOnlyPolicy(), rng_for(0)) == (Span(TEXT, 0, 7),)
+
+
+class Asked(frozenset[int]):
+    """Closed boundaries that count how often they are asked."""
+
+    times = 0
+
+    def __contains__(self, item: object) -> bool:
+        Asked.times += 1
+        return super().__contains__(item)
+
+
+@pytest.mark.parametrize(
+    "policy", [SpiritLmPolicy(), PoissonPolicy(), BernoulliPolicy(), WordTranscriptionPolicy(), AsrPolicy()]
+)
+@pytest.mark.parametrize("closed", [range(0, 20_000, 3), range(1, 19_990), [i for i in range(20_000) if i % 500]])
+def test_the_work_is_linear_in_the_words(policy: Policy, closed: Iterable[int]) -> None:
+    Asked.times = 0
+    draw_spans(20_000, Asked(closed), policy, rng_for(0), range(0, 20_000, 10))
+    assert Asked.times <= 4 * 20_000
