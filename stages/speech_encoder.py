@@ -19,8 +19,9 @@ from stages.checkpoints import BadCheckpoint, verified_path
 from stages.compute import compiled, device, dtype_of
 from stages.speech_facts import HUGGINGFACE, EncoderFacts, encoder_facts
 from stages.speech_front import FrontEnd, Wave
-from stages.speech_layers import Layer, Position, norm_of, normed, relative_bias
+from stages.speech_layers import Layer, norm_of, normed, relative_bias
 from stages.speech_models import encoder_tensors
+from stages.speech_position import Position
 
 __all__ = ["EncoderFacts", "SpeechEncoder", "check_encoder", "encoder_facts", "load_encoder"]
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stages.speech_facts import EncoderFacts
-from stages.speech_layers import EPSILON, activate, linear_of, norm_of, normed
+from stages.speech_facts import ConvShape, EncoderFacts
+from stages.speech_layers import EPSILON, linear_of, norm_of, normed
+from stages.speech_matrices import Linear, activate
 
 BLOCK = 100
 """Frames computed at once; the first convolution has 64 times as many rows of 512 channels."""
@@ -31,14 +32,12 @@ class Wave(NamedTuple):
     Attributes:
         samples: float32 tensor, shape (num_samples,), on the CPU: the clip as it came.
         offset: what is taken from each sample, as it is used.
-        weight: float32 tensor, shape (channels, 1, kernel); the clip's normalisation and a group norm are part of it.
-        bias: float32 tensor, shape (channels,), or None.
+        first: from `kernel` samples to channels, in float32; the clip's normalisation and a group norm are part of it.
     """
 
     samples: Any
     offset: float
-    weight: Any
-    bias: Any
+    first: Linear
 
 
 class FrontEnd:
@@ -48,11 +47,18 @@ class FrontEnd:
         self._facts, self._dtype, self._device = facts, dtype, device
         names = [f"feature_extractor.conv_layers.{i}." for i in range(len(facts.conv))]
         self._first: dict[str, Any] = {key: tensors.get(names[0] + key) for key in _FIRST}
-        self._weights = [tensors[f"{name}conv.weight"].to(device, dtype) for name in names[1:]]
-        self._biases = [_to(tensors.get(f"{name}conv.bias"), device, dtype) for name in names]
+        # A layer norm stands between a convolution and its activation.
+        self._activation = "" if facts.conv_norm == "layer" else facts.conv_activation
+        self._rest = [self._convolution(tensors, name) for name in names[1:]]
         self._norms = [norm_of(tensors, f"{name}layer_norm", device, dtype) for name in names]
         self._norm = norm_of(tensors, "feature_projection.layer_norm", device, dtype)
         self._projection = linear_of(tensors, "feature_projection.projection", device, dtype)
+
+    def _convolution(self, tensors: dict[str, Any], name: str) -> Linear:
+        """Return a convolution as a map of its taps' channels laid end to end."""
+        weight = tensors[f"{name}conv.weight"].to(self._device, self._dtype)
+        bias = _to(tensors.get(f"{name}conv.bias"), self._device, self._dtype)
+        return Linear(weight.transpose(1, 2).reshape(len(weight), -1), bias, self._activation)
 
     def prepare(self, samples: npt.NDArray[np.float32]) -> Wave:
         """Return a clip with whatever depends on all of it: its normalisation, and the group norm's statistics.
@@ -75,7 +81,8 @@ class FrontEnd:
             weight, bias = self._group_normed(samples, offset, scale)
         elif facts.wave_epsilon is not None:
             weight = (weight.double() * scale).float()
-        return Wave(torch.from_numpy(samples), offset, weight.to(device), _to(bias, device, None))
+        first = Linear(weight[:, 0].to(device), _to(bias, device, None), self._activation)
+        return Wave(torch.from_numpy(samples), offset, first)
 
     def _group_normed(self, samples: npt.NDArray[np.float32], offset: float, scale: float) -> tuple[Any, Any]:
         """Return weight and bias of the first convolution and its group norm over (samples - offset) * scale."""
@@ -93,7 +100,6 @@ class FrontEnd:
     def frames(self, wave: Wave, first: int, end: int) -> Any:
         """Return the transformer's input for frames [first, end): tensor of shape (end - first, width)."""
         import torch
-        from torch.nn.functional import linear
 
         hop, receptive = self._facts.hop, self._facts.receptive
         heard = _sent(wave.samples[first * hop : (end - 1) * hop + receptive], self._device)
@@ -102,27 +108,31 @@ class FrontEnd:
         for start in range(0, end - first, block):
             stop = min(start + block, end - first)
             piece = heard[start * hop : (stop - 1) * hop + receptive] - wave.offset
-            rows[start:stop] = self._convolved(piece, wave).T
+            rows[start:stop] = self._convolved(piece, wave.first)
         if self._norm is not None:
             rows = normed(rows, self._norm, self._facts.epsilon)
-        return linear(rows, *self._projection)
+        return self._projection(rows)
 
-    def _convolved(self, piece: Any, wave: Wave) -> Any:
-        """Return the convolutions of some samples: (channels, frames)."""
-        from torch.nn.functional import conv1d
+    def _convolved(self, piece: Any, first: Linear) -> Any:
+        """Return the convolutions of some samples: (frames, channels)."""
+        shapes = self._facts.conv
+        rows = self._finish(first(_windows(piece[:, None], shapes[0])).to(self._dtype), 0)
+        for i, convolution in enumerate(self._rest, 1):
+            rows = self._finish(convolution(_windows(rows, shapes[i])), i)
+        return rows
 
-        hidden = conv1d(piece[None, None], wave.weight, wave.bias, stride=self._facts.conv[0].stride)
-        hidden = self._finish(hidden.to(self._dtype), 0)
-        for i, weight in enumerate(self._weights, 1):
-            hidden = conv1d(hidden, weight, self._biases[i], stride=self._facts.conv[i].stride)
-            hidden = self._finish(hidden, i)
-        return hidden[0]
+    def _finish(self, rows: Any, layer: int) -> Any:
+        if self._facts.conv_norm != "layer":
+            return rows
+        return activate(normed(rows, self._norms[layer], EPSILON), self._facts.conv_activation)
 
-    def _finish(self, hidden: Any, layer: int) -> Any:
-        if self._facts.conv_norm == "layer":
-            columns = hidden.transpose(1, 2)
-            hidden = normed(columns, self._norms[layer], EPSILON).transpose(1, 2)
-        return activate(hidden, self._facts.conv_activation)
+
+def _windows(rows: Any, shape: ConvShape) -> Any:
+    """Return what each position of a convolution sees: (rows, channels) -> (positions, kernel * channels)."""
+    channels = rows.shape[1]
+    positions = (len(rows) - shape.kernel) // shape.stride + 1
+    seen = rows.as_strided((positions, shape.kernel, channels), (shape.stride * channels, channels, 1))
+    return seen.reshape(positions, -1)
 
 
 def _moments(samples: npt.NDArray[np.float32], kernel: int, stride: int, offset: float) -> tuple[Any, Any]:
