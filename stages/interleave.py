@@ -141,9 +141,9 @@ def realise(document: Document, spans: Sequence[Span], sequence: SequenceSection
     """Return the pieces of a document's spans, in order, with the words of each.
 
     The units of a speech span are the frames between its cuts, sliced at full rate, then cleared of removed silence,
-    and only then deduplicated (style is not). The origin of time is the span's first HuBERT frame in each utterance. A
-    style or pitch frame that began before it and is still in force counts as beginning there, and is restated if it is
-    not the span's own: so an expressive span always opens as the release does, with style, pitch and HuBERT.
+    and only then deduplicated (style is not). The origin of time is the span's first HuBERT frame in each utterance.
+    The style and pitch frames in force there count as beginning there, even if a cut gave them to the span before or
+    they were removed: so an expressive span always opens as the release does, with style, pitch and HuBERT.
 
     A speech span without any HuBERT frame, which takes a word shorter than a frame, is rendered as text and joins the
     text around it; where its words come in text anyway, the pair is left out as a whole. So no piece of speech is
@@ -228,18 +228,18 @@ def _span_tokens(document: Document, kept: dict[str, list[Kept]]) -> list[str]:
 
 
 def _opened(document: Document, slot: str, kept: list[Kept], origins: dict[int, int]) -> list[Kept]:
-    """Return a stream's frames of a span, in each segment preceded by the frame in force at its origin if it lacks it.
+    """Return a stream's frames of a span: in each segment the one in force at its origin, then the span's own later.
 
-    Where the span holds no HuBERT frame of an utterance (a cut in its last milliseconds), its other frames there govern
-    nothing and are left out.
+    Frames that ended before the origin govern nothing and are left out; so are those in an utterance of which the span
+    holds no HuBERT frame (a cut in its last milliseconds).
     """
     frames_of = dict(kept)
     opened = []
     for segment, origin in origins.items():
         own = frames_of.get(segment, np.empty(0, dtype=np.int64))
         in_force = min(origin // document.grids[slot].hop, len(document.segments[segment].streams[slot]) - 1)
-        if in_force >= 0 and (not len(own) or own[0] > in_force):
-            own = np.concatenate([[in_force], own])
+        if in_force >= 0:
+            own = np.concatenate([[in_force], own[own > in_force]])
         opened.append(Kept(segment, own))
     return opened
 

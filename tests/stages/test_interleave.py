@@ -1,15 +1,31 @@
+import math
+from collections import Counter
+from dataclasses import replace
 from itertools import groupby, pairwise
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.reader.draw import utterance_starts
 from schemas.canonical import rng_for
 from schemas.clock import Samples
 from schemas.records import Word
-from schemas.sequence import SequenceSection, SpiritLmPolicy
+from schemas.sequence import (
+    AsrPolicy,
+    BernoulliPolicy,
+    PoissonPolicy,
+    Policy,
+    SequenceSection,
+    SpeechOnlyPolicy,
+    SpiritLmPolicy,
+    TextOnlyPolicy,
+    TtsPolicy,
+    WordTranscriptionPolicy,
+)
 from stages.documents import Document, document_from
-from stages.interleave import Modality, Span, interleaved_string, render, speech_cuts
+from stages.interleave import Modality, Span, interleaved_string, realise, removed_silence, render, speech_cuts
 from stages.policies import draw_spans
 from stages.serialise import parse_speech_tokens, speech_tokens
 from tests.sequence_builders import contracts, document, documents, record, recording
@@ -19,17 +35,72 @@ BASE = SequenceSection(stream="base")
 EXPRESSIVE = SequenceSection(stream="expressive")
 SHORT = SpiritLmPolicy(text_words=(2, 4), speech_words=(1, 3))
 
-policies = st.builds(
+alternating = st.builds(
     SpiritLmPolicy,
     text_words=st.sampled_from([(10, 30), (2, 4), (1, 1)]),
     speech_words=st.sampled_from([(5, 15), (1, 3), (3, 3)]),
-    start=st.sampled_from(["random", "text", "speech"]),
-    remainder=st.sampled_from(["keep", "merge"]),
+)
+partitions = st.one_of(
+    alternating,
+    st.builds(PoissonPolicy, mean_words=st.sampled_from([1.0, 5.0])),
+    st.just(BernoulliPolicy()),
+    st.just(SpeechOnlyPolicy()),
+    st.just(TextOnlyPolicy()),
+)
+pairs = st.sampled_from([WordTranscriptionPolicy(), WordTranscriptionPolicy(first="text"), AsrPolicy(), TtsPolicy()])
+sections = st.builds(
+    SequenceSection,
+    policy=st.one_of(partitions, pairs),
+    stream=st.sampled_from(["base", "expressive"]),
+    gap=st.sampled_from(["midpoint", "left", "right"]),
+    silence=st.sampled_from(["keep", "cap", "drop"]),
+    max_silence=st.sampled_from([0.01, 0.05, 0.5]),
 )
 
 
-def drawn(doc: Document, policy: SpiritLmPolicy, seed: int) -> tuple[Span, ...]:
-    return draw_spans(len(doc.words), doc.closed_boundaries(), policy, rng_for(seed))
+def drawn(doc: Document, policy: Policy, seed: int) -> tuple[Span, ...]:
+    return draw_spans(len(doc.words), doc.closed_boundaries(), policy, rng_for(seed), utterance_starts(doc))
+
+
+def in_removed_gap(doc: Document, sample: int, sequence: SequenceSection) -> bool:
+    """The rule of `SequenceSection.silence`, asked of one sample and the words on its two sides."""
+    before = [word for word in doc.words if word.start is not None and word.start <= sample]
+    after = [word for word in doc.words if word.start is not None and word.start > sample]
+    places = {id(word): place for place, word in enumerate(doc.words)}
+    left, right = (before[-1] if before else None), (after[0] if after else None)
+    if sequence.silence == "keep" or (left is None and right is None) or (left and sample < left.end):
+        return False
+    if places[id(right)] if left is None else places[id(left)] + 1 != (places[id(right)] if right else len(places)):
+        return False
+    if sequence.silence == "drop":
+        return True
+    longest = int(sequence.max_silence * 16_000 + 0.5)
+    if left is None:
+        return sample < right.start - longest
+    if right is None:
+        return sample >= left.end + longest
+    within = sample - left.end
+    return longest // 2 <= within < right.start - left.end - (longest - longest // 2)
+
+
+def kept_units(doc: Document, slot: str, sequence: SequenceSection) -> list[tuple[int, int]]:
+    """Each frame's sample on the document's timeline, and its unit, outside the removed gaps."""
+    frames = []
+    for segment in doc.segments:
+        for i, unit in enumerate(segment.streams[slot].tolist()):
+            sample = segment.start + min(doc.grids[slot].position(i), segment.num_samples - 1)
+            if not in_removed_gap(doc, sample, sequence):
+                frames.append((sample, unit))
+    return frames
+
+
+def times_of(doc: Document, span: Span, gap: str) -> tuple[float, float]:
+    def cut(boundary: int) -> float:
+        if boundary in (0, len(doc.words)):
+            return -math.inf if boundary == 0 else math.inf
+        return speech_cuts(doc, [boundary], gap)[0]
+
+    return cut(span.start_word), cut(span.end_word)
 
 
 @pytest.mark.parametrize(("gap", "cut"), [("midpoint", 1500), ("left", 2000), ("right", 1000)])
@@ -46,30 +117,58 @@ def test_a_switch_next_to_a_word_without_time_is_refused() -> None:
         speech_cuts(doc, [1], "midpoint")
 
 
-@given(doc=documents(), policy=policies, seed=st.integers(0, 99), gap=st.sampled_from(["midpoint", "left", "right"]))
-def test_no_frame_is_lost_or_used_twice_when_every_span_is_speech(
-    doc: Document, policy: SpiritLmPolicy, seed: int, gap: str
+@given(doc=documents(), sequence=sections, seed=st.integers(0, 99))
+def test_each_speech_span_holds_the_frames_between_its_cuts_outside_removed_silence(
+    doc: Document, sequence: SequenceSection, seed: int
 ) -> None:
-    spans = drawn(doc, policy, seed)
-    as_speech = [span._replace(modality=SPEECH) for span in spans]
-    cuts = speech_cuts(doc, [span.end_word for span in spans[:-1]], gap)
-    frames = [
-        [unit for part in parts for unit in doc.segments[part.segment].streams["hubert"][list(part.frames)].tolist()]
-        for parts in doc.divide("hubert", cuts)
-    ]
-    assert [u for span in frames for u in span] == [u for s in doc.segments for u in s.streams["hubert"].tolist()]
-    pieces = render(doc, as_speech, SequenceSection(stream="base", gap=gap))
+    spans = drawn(doc, sequence.policy, seed)
+    frames = kept_units(doc, "hubert", sequence)
+    want = []
+    for span in spans:
+        if span.modality is SPEECH:
+            begin, end = times_of(doc, span, sequence.gap)
+            want.append([unit for unit, _ in groupby(u for sample, u in frames if begin <= sample < end)])
+    pieces = render(doc, spans, sequence)
     spoken = [parse_speech_tokens(p.tokens)["hubert"].tolist() for p in pieces if p.modality is SPEECH]
-    assert spoken == [[unit for unit, _ in groupby(span)] for span in frames if span]
+    assert spoken == [units for units in want if units]
 
 
-@given(doc=documents(), policy=policies, seed=st.integers(0, 99), stream=st.sampled_from(["base", "expressive"]))
-@example(doc=document((30, 30)), policy=SHORT, seed=0, stream="expressive")
-def test_pieces_alternate_hold_every_text_word_and_are_never_empty(
-    doc: Document, policy: SpiritLmPolicy, seed: int, stream: str
+@given(doc=documents(), policy=partitions, sequence=sections, seed=st.integers(0, 99))
+def test_no_frame_is_lost_or_used_twice_when_every_span_is_speech(
+    doc: Document, policy: Policy, sequence: SequenceSection, seed: int
 ) -> None:
+    spans = [span._replace(modality=SPEECH) for span in drawn(doc, policy, seed)]
+    # Units that differ from frame to frame pass deduplication untouched.
+    segments = tuple(
+        replace(segment, streams={slot: 1000 * k + np.arange(len(ids)) for slot, ids in segment.streams.items()})
+        for k, segment in enumerate(doc.segments)
+    )
+    doc = replace(doc, segments=segments)
+    pieces = render(doc, spans, sequence)
+    used = Counter(unit for p in pieces for unit in parse_speech_tokens(p.tokens)["hubert"].tolist())
+    assert used == Counter(unit for _, unit in kept_units(doc, "hubert", sequence))
+
+
+@given(doc=documents(), policy=pairs, seed=st.integers(0, 99))
+def test_pairs_show_every_frame_and_every_word_once(doc: Document, policy: Policy, seed: int) -> None:
     spans = drawn(doc, policy, seed)
-    pieces = render(doc, spans, SequenceSection(stream=stream))
+    pieces = render(doc, spans, BASE.model_copy(update={"policy": policy}))
+    assert len(pieces) % 2 == 0
+    tasks = [p.task for p in pieces]
+    assert set(tasks[::2]) <= {spans[0].task}
+    assert set(tasks[1::2]) <= {""}
+    if len(pieces) == len(spans):
+        assert " ".join(p.text for p in pieces if p.text) == doc.text(0, len(doc.words))
+
+
+@given(doc=documents(), sequence=sections, seed=st.integers(0, 99))
+@example(doc=document((30, 30)), sequence=SequenceSection(policy=SHORT), seed=0)
+def test_pieces_alternate_hold_every_text_word_and_are_never_empty(
+    doc: Document, sequence: SequenceSection, seed: int
+) -> None:
+    spans = drawn(doc, sequence.policy, seed)
+    pieces = render(doc, spans, sequence)
+    assert [span.modality for span, _ in realise(doc, spans, sequence)] == [piece.modality for piece in pieces]
     assert all(p.text or p.tokens for p in pieces)
     assert all(a.modality is not b.modality for a, b in pairwise(pieces))
     if len(pieces) == len(spans):
@@ -78,14 +177,17 @@ def test_pieces_alternate_hold_every_text_word_and_are_never_empty(
         ]
 
 
-@given(doc=documents(), policy=policies, seed=st.integers(0, 99))
-def test_an_expressive_span_opens_with_style_pitch_and_hubert(doc: Document, policy: SpiritLmPolicy, seed: int) -> None:
-    for piece in render(doc, drawn(doc, policy, seed), EXPRESSIVE):
+@given(doc=documents(), sequence=sections, seed=st.integers(0, 99))
+def test_an_expressive_span_opens_with_style_pitch_and_hubert(
+    doc: Document, sequence: SequenceSection, seed: int
+) -> None:
+    sequence = sequence.model_copy(update={"stream": "expressive"})
+    for piece in render(doc, drawn(doc, sequence.policy, seed), sequence):
         if piece.modality is SPEECH:
             assert [token[1:3] for token in piece.tokens[:3]] == ["St", "Pi", "Hu"]
 
 
-@given(num_words=st.integers(1, 60), policy=policies, seed=st.integers(0, 99))
+@given(num_words=st.integers(1, 60), policy=alternating, seed=st.integers(0, 99))
 def test_every_style_and_pitch_frame_is_used_with_at_most_one_restated(
     num_words: int, policy: SpiritLmPolicy, seed: int
 ) -> None:
@@ -102,10 +204,12 @@ def test_every_style_and_pitch_frame_is_used_with_at_most_one_restated(
             assert got == want or got[1:] == want
 
 
-@given(doc=documents(), policy=policies, seed=st.integers(0, 99))
-def test_base_and_expressive_hold_the_same_hubert_tokens(doc: Document, policy: SpiritLmPolicy, seed: int) -> None:
-    spans = drawn(doc, policy, seed)
-    base, expressive = render(doc, spans, BASE), render(doc, spans, EXPRESSIVE)
+@given(doc=documents(), sequence=sections, seed=st.integers(0, 99))
+def test_base_and_expressive_hold_the_same_hubert_tokens(doc: Document, sequence: SequenceSection, seed: int) -> None:
+    spans = drawn(doc, sequence.policy, seed)
+    base, expressive = (
+        render(doc, spans, sequence.model_copy(update={"stream": stream})) for stream in ("base", "expressive")
+    )
     assert [p.tokens for p in base] == [tuple(t for t in p.tokens if t.startswith("[Hu")) for p in expressive]
 
 
@@ -166,3 +270,100 @@ def test_the_interleaved_string() -> None:
     spans = [Span(TEXT, 0, 2), Span(SPEECH, 2, 3)]
     assert interleaved_string(doc, spans, EXPRESSIVE) == "[Text]the cat[Speech][St7][Pi39][Hu99][Hu49]"
     assert interleaved_string(doc, spans, BASE) == "[Text]the cat[Speech][Hu99][Hu49]"
+
+
+def three_words(*times: tuple[int | None, int | None], num_samples: int = 20_000, **streams: list[int]) -> Document:
+    words = [
+        Word(text, None if start is None else Samples(start), None if end is None else Samples(end), -1.0)
+        for text, (start, end) in zip(("the", "cat", "sat"), times, strict=True)
+    ]
+    units = {"hubert": [], "pitch": [], "style": []} | streams
+    return document_from([record("u", words, num_samples=num_samples, streams=units if streams else None)], contracts())
+
+
+def silence(how: str, seconds: float = 0.5) -> SequenceSection:
+    return SequenceSection(silence=how, max_silence=seconds)
+
+
+def test_dropped_and_capped_silence() -> None:
+    doc = three_words((1000, 3000), (3000, 5000), (9001, 12_000))
+    assert removed_silence(doc, silence("keep")) == []
+    assert removed_silence(doc, silence("drop")) == [(0, 1000), (5000, 9001), (12_000, 20_000)]
+    # 101 samples may stay: 50 after the word, 51 before the next; the whole of it at the ends.
+    assert removed_silence(doc, silence("cap", 101 / 16_000)) == [(0, 899), (5050, 8950), (12_101, 20_000)]
+    # 0.25 s: the gap of 4001 samples is one too long, the 1000 before the first word are not too many.
+    assert removed_silence(doc, silence("cap", 0.25)) == [(7000, 7001), (16_000, 20_000)]
+
+
+def test_silence_next_to_a_word_without_a_time_is_kept() -> None:
+    doc = three_words((1000, 3000), (None, None), (9000, 12_000))
+    assert removed_silence(doc, silence("drop")) == [(0, 1000), (12_000, 20_000)]
+    doc = three_words((None, None), (4000, 5000), (None, None))
+    assert removed_silence(doc, silence("drop")) == []
+
+
+def test_silence_runs_on_across_utterances() -> None:
+    a = record("a", [Word("x", Samples(500), Samples(1000), -1.0)], num_samples=3000, index=0)
+    b = record("b", [Word("y", Samples(700), Samples(1000), -1.0)], num_samples=2000, index=1)
+    doc = document_from([a, b], contracts())
+    assert removed_silence(doc, silence("drop")) == [(0, 500), (1000, 3700), (4000, 5000)]
+
+
+def test_units_on_both_sides_of_removed_silence_are_deduplicated_as_neighbours() -> None:
+    # Frames stand for samples 320, 960, 1600, 2240, 2880; 1600 and 2240 lie in the gap.
+    doc = three_words((0, 700), (700, 1500), (2300, 3200), num_samples=3200,
+                      hubert=[4, 7, 8, 9, 7], pitch=[1, 2, 3], style=[5])  # fmt: skip
+    spans = [Span(SPEECH, 0, 3)]
+    assert interleaved_string(doc, spans, BASE) == "[Speech][Hu4][Hu7][Hu8][Hu9][Hu7]"
+    dropped = BASE.model_copy(update={"silence": "drop"})
+    assert interleaved_string(doc, spans, dropped) == "[Speech][Hu4][Hu7]"
+    # The pitch frame at 1920 goes, the one at 3200 is moved to the last sample and kept.
+    assert interleaved_string(doc, spans, dropped.model_copy(update={"stream": "expressive"})) == (
+        "[Speech][St5][Pi1][Hu4][Hu7][Pi3]"
+    )
+
+
+def test_a_removed_style_frame_that_is_still_in_force_is_restated() -> None:
+    # The style frame stands for sample 8000, which is silence; the second word is its business none the less.
+    doc = three_words((0, 640), (640, 1280), (12_800, 14_080), num_samples=16_000,
+                      hubert=list(range(25)), pitch=list(range(13)), style=[6])  # fmt: skip
+    tokens = render(doc, [Span(TEXT, 0, 2), Span(SPEECH, 2, 3)], silence("drop"))[1].tokens
+    assert tokens == ("[St6]", "[Pi10]", "[Hu20]", "[Hu21]")
+
+
+def test_tasks_and_doubled_words_in_the_string_form() -> None:
+    doc = three_words((0, 1280), (1280, 2560), (2560, 3840), num_samples=3840, hubert=[1, 1, 2, 3, 4, 4],
+                      pitch=[1, 1, 3], style=[2])  # fmt: skip
+    asr = [Span(SPEECH, 0, 2, "asr"), Span(TEXT, 0, 2), Span(SPEECH, 2, 3, "asr"), Span(TEXT, 2, 3)]
+    assert interleaved_string(doc, asr, BASE) == (
+        "[ASR][Speech][Hu1][Hu2][Hu3][Text]the cat[ASR][Speech][Hu4][Text]sat"
+    )
+    tts = [Span(TEXT, 0, 3, "tts"), Span(SPEECH, 0, 3)]
+    assert interleaved_string(doc, tts, BASE) == "[TTS][Text]the cat sat[Speech][Hu1][Hu2][Hu3][Hu4]"
+    words = drawn(doc, WordTranscriptionPolicy(), 0)
+    assert interleaved_string(doc, words, BASE) == (
+        "[Speech][Hu1][Text]the[Speech][Hu2][Hu3][Text]cat[Speech][Hu4][Text]sat"
+    )
+
+
+@pytest.mark.parametrize("policy", [WordTranscriptionPolicy(), WordTranscriptionPolicy(first="text")])
+def test_a_pair_whose_speech_is_shorter_than_a_frame_is_left_out(policy: Policy) -> None:
+    doc = three_words((0, 400), (400, 500), (500, 2000), num_samples=2000)
+    pieces = render(doc, drawn(doc, policy, 0), BASE)
+    assert [p.text for p in pieces if p.modality is TEXT] == ["the", "sat"]
+    assert len(pieces) == 4
+    assert render(doc, [Span(TEXT, 1, 2, "tts"), Span(SPEECH, 1, 2)], BASE) == []
+
+
+def test_speech_alone_without_a_frame_is_text() -> None:
+    doc = three_words((0, 100), (100, 200), (200, 300), num_samples=300, hubert=[1], pitch=[1], style=[1])
+    assert interleaved_string(doc, [Span(SPEECH, 0, 3)], BASE) == "[Speech][Hu1]"
+    doc = three_words((0, 100), (100, 200), (200, 290), num_samples=300, hubert=[1], pitch=[1], style=[1])
+    dropped = BASE.model_copy(update={"silence": "drop"})
+    assert interleaved_string(doc, [Span(SPEECH, 0, 3)], dropped) == "[Text]the cat sat"
+
+
+def test_an_utterance_begins_where_the_segment_of_a_word_changes() -> None:
+    assert utterance_starts(document((3, 1, 4))) == (3, 4)
+    assert utterance_starts(document((5,))) == ()
+    assert utterance_starts(document((3, 3), untimed=1.0)) == ()

@@ -107,9 +107,9 @@ def test_lengths_leave_the_range_only_for_the_documented_reasons(
     limits = {TEXT: policy.text_words, SPEECH: policy.speech_words}
     for span in spans[:-1]:
         low, high = limits[span.modality]
-        length = span.end_word - span.start_word
-        if not low <= length <= high:
-            assert length > high, "moving a switch never makes a span short"
+        words = length(span)
+        if not low <= words <= high:
+            assert words > high, "moving a switch never makes a span short"
             passed_over = range(span.start_word + low, span.end_word)
             assert closed.issuperset(passed_over), "an open boundary was passed over"
     low, high = limits[spans[-1].modality]
