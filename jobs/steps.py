@@ -120,8 +120,10 @@ def train_step(
     seed: int,
     resume: bool,
     shuffle_units: bool,
+    mixture: str | None = None,
 ) -> None:
     from jobs.train import train
+    from jobs.train_data import load_mixture
 
     summary = train(
         dataset,
@@ -129,12 +131,14 @@ def train_step(
         recipe.train,
         recipe.sequence,
         seed,
+        mixture=None if mixture is None else load_mixture(Path(mixture)),
         device=device,
         resume=resume,
         shuffle_units=shuffle_units,
         steps=steps,
     )
-    console.print(f"train: {summary}")
+    if summary is not None:
+        console.print(f"train: {summary}")
 
 
 def status_step(console: Console, folder: str) -> None:

@@ -1,64 +1,52 @@
-"""A small Llama-shaped model trained on a units dataset: proof that the data can be learnt from, not a trainer."""
+"""Training: a Llama-shaped model on token blocks drawn as they are read, by one process or many.
 
-import json
+`torchrun` starts several processes; each reads its share of the blocks. A step's loss is the mean over the target
+tokens of its global batch, so it does not depend on how the batch is divided among processes and passes.
+"""
+
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import fmean
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from jobs.train_data import evaluation_blocks, hold_out, prepare
-from jobs.train_run import RunFolder, claim, save_checkpoint, settings_of, shown
+from jobs.train_data import blank, evaluation_blocks, hold_out, prepare
+from jobs.train_dist import World, joined
+from jobs.train_model import Learner, make_learner, token_losses
+from jobs.train_run import Log, RunFolder, claim, opened, settings_of, shown
+from jobs.train_state import restore, save
+from jobs.train_summary import TrainSummary, summary_of
+from jobs.train_vocabulary import CarriedVocabulary
 from pipeline.dataset import Dataset
-from pipeline.reader import IGNORED, Block, SequenceReader, vocabulary_of
-from schemas.recipe import TrainSection
-from schemas.sequence import SequenceSection
-
-CHECKPOINT_EVERY = 100
-EVALUATE_EVERY = 20
-CLIP_NORM = 1.0
+from pipeline.reader import IGNORED, Block, SequenceReader, open_reader
+from pipeline.reader.opening import open_vocabulary
+from schemas.sequence import Mixture, SequenceSection
+from schemas.training import TrainSection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSummary:
-    """What a run came to; losses are in nats per token.
+class Run:
+    """All that the loop works with.
 
     Attributes:
-        first_loss: mean training loss of the first tenth of all steps, those before a resume included.
-        last_loss: the same of the last tenth.
-        eval_text_loss: on text tokens of held-out documents, at the end; None where none could be held out.
-        eval_speech_loss: on their speech tokens, always in the true order of units.
-        best_eval_speech_loss: the lowest along the run. By this number a run with shuffled units is compared with one
-            without: both are asked the same question. The last one will not do, because a small corpus is known by
-            heart long before the end, and only the run with the true order can learn it by heart.
-        tokens: trained on in this call, padding excluded.
+        save: writes a checkpoint of a step.
+        evaluation: this process' share of the held-out blocks, as many in each process.
+        total: steps of the whole run.
     """
 
-    steps: int
-    first_loss: float
-    last_loss: float
-    eval_text_loss: float | None
-    eval_speech_loss: float | None
-    best_eval_speech_loss: float | None
-    parameters: int
-    tokens: int
-    tokens_per_second: float
-    device: str
-    checkpoint: str
-
-    def __str__(self) -> str:
-        held_out = ""
-        if self.eval_speech_loss is not None:
-            held_out = f"; held-out speech {self.eval_speech_loss:.3f}, at best {self.best_eval_speech_loss:.3f}"
-        return (
-            f"{self.steps} steps on {self.device}, loss {self.first_loss:.3f} -> {self.last_loss:.3f}{held_out}; "
-            f"{self.parameters:,} parameters, {self.tokens_per_second:,.0f} tokens/s; {self.checkpoint}"
-        )
+    world: World
+    section: TrainSection
+    folder: RunFolder
+    learner: Learner
+    optimiser: Any
+    reader: SequenceReader
+    evaluation: Sequence[Block]
+    save: Callable[[int], Path]
+    total: int
 
 
 def train(
@@ -68,178 +56,204 @@ def train(
     sequence: SequenceSection,
     seed: int,
     *,
+    mixture: Mixture | None = None,
     device: str = "auto",
     resume: bool = False,
     shuffle_units: bool = False,
     steps: int | None = None,
-) -> TrainSummary:
-    """Train up to `steps` (default: the section's) and return what came of it.
+) -> TrainSummary | None:
+    """Train up to `steps` (default: the section's); return what came of it, in the first process.
 
     Args:
-        dataset: folder or URL of a finished dataset.
-        out: folder of the run; `jobs.train_run` says what lies in it.
+        dataset: folder or URL of a finished dataset: what is read, save where a mixture is given; the vocabulary and
+            the held-out documents are this one's.
+        out: folder of the run; `jobs.train_run` says what lies in it. All processes must see it.
         section: model and optimiser.
         sequence: how records become sequences.
         seed: of the weights, the order, the draws and the held-out documents.
+        mixture: sources to read together instead of the dataset alone.
         device: `cpu`, `cuda` or `auto`.
-        resume: go on from the newest checkpoint, exactly; where there is none, start.
+        resume: go on from the newest checkpoint; exactly, if there are as many processes as before. Where there is
+            none, start.
         shuffle_units: a control experiment, see `jobs.train_data.shuffled`. The evaluation keeps the true order.
         steps: replaces `section.steps`.
 
     Raises:
         ValueError: if `out` holds a run and `resume` is off, or that run had other settings.
     """
+    with joined(device, section.timeout_seconds) as world:
+        run = _prepared(world, dataset, out, section, sequence, seed, mixture, resume, shuffle_units, steps)
+        tokens, seconds = _loop(run)
+        if not world.leads:
+            return None
+        where = str(world.device) if world.size == 1 else f"{world.size} x {world.device.type}"
+        parameters = sum(p.numel() for p in run.learner.model.parameters())
+        return summary_of(run.folder, where, parameters, tokens, seconds)
+
+
+def _prepared(
+    world: World,
+    dataset: str | Path,
+    out: Path,
+    section: TrainSection,
+    sequence: SequenceSection,
+    seed: int,
+    mixture: Mixture | None,
+    resume: bool,
+    shuffle_units: bool,
+    steps: int | None,
+) -> Run:
+    total = steps or section.steps
+    data = Dataset.open(str(dataset))
+    vocabulary = open_vocabulary([data], sequence.vocabulary)
+    carried = CarriedVocabulary(vocabulary, data, sequence.vocabulary)
+    settings = settings_of(
+        data, section, sequence, vocabulary, mixture, seed=seed, steps=total, shuffle_units=shuffle_units
+    )
+    world.agree(lambda: str(claim(out, settings, resume=resume).path))
+    folder = opened(out)
+    if len(found := set(world.gather(folder.step))) > 1:
+        raise ValueError(f"{out}: the processes see checkpoints of steps {sorted(found)}; put it where all see it")
+
+    held_out = hold_out(data, sequence, seed)
+    reader = open_reader(
+        mixture or data,
+        sequence,
+        seed=seed,
+        rank=world.rank,
+        world_size=world.size,
+        # A block of each stream makes a step, so steps do not depend on the number of processes.
+        streams=section.batch_size * section.accumulation * world.size,
+        vocabulary=vocabulary,
+        prepare=partial(prepare, held_out=frozenset(d.key for d in held_out), seed=seed, shuffle=shuffle_units),
+    )
+    learner = make_learner(section, sequence, vocabulary, world, seed=seed, checkpoint=folder.checkpoint)
+    optimiser = _optimiser(learner.model, section)
+    if folder.checkpoint is not None:
+        restore(folder.checkpoint, world, learner.model, optimiser)
+        reader.load_state_dict(folder.readers)
+    evaluation = evaluation_blocks(held_out, sequence, vocabulary, seed)
+    evaluation += [blank(evaluation[0])] * (-len(evaluation) % world.size if evaluation else 0)
+    return Run(
+        world=world,
+        section=section,
+        folder=folder,
+        learner=learner,
+        optimiser=optimiser,
+        reader=reader,
+        evaluation=evaluation[world.rank :: world.size],
+        save=lambda step: save(folder, step, section.keep, world, learner.model, optimiser, reader, carried),
+        total=total,
+    )
+
+
+def _optimiser(model: Any, section: TrainSection) -> Any:
     import torch
 
-    total = steps or section.steps
-    opened = Dataset.open(str(dataset))
-    vocabulary = vocabulary_of(opened)
-    settings = settings_of(opened, section, sequence, vocabulary, seed=seed, shuffle_units=shuffle_units)
-    folder = claim(out, settings, resume=resume)
-    held_out = hold_out(opened, sequence, seed)
-    kept = partial(prepare, held_out=frozenset(d.key for d in held_out), seed=seed, shuffle=shuffle_units)
-    reader = SequenceReader(opened, sequence, seed=seed, vocabulary=vocabulary, prepare=kept)
-
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    torch.manual_seed(seed)
-    model = _model(section, sequence, vocabulary.size, folder.checkpoint).to(where)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=section.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    if folder.checkpoint is not None and folder.reader is not None:
-        optimiser.load_state_dict(torch.load(folder.checkpoint / "optimizer.pt", map_location=where, weights_only=True))
-        reader.load_state_dict(folder.reader)
-    evaluation = evaluation_blocks(held_out, sequence, vocabulary, seed)
-    tokens, seconds = _loop(folder, model, optimiser, reader, evaluation, section, total)
-    return _summary(folder, model, where, tokens, seconds)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": section.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=section.learning_rate, betas=section.betas)
 
 
-def _loop(
-    folder: RunFolder,
-    model: Any,
-    optimiser: Any,
-    reader: SequenceReader,
-    evaluation: Sequence[Block],
-    section: TrainSection,
-    total: int,
-) -> tuple[int, float]:
-    """Train from the folder's step up to `total`; return the tokens seen and the seconds spent on steps."""
-    blocks: Iterator[Block] = iter(reader)
+def _loop(run: Run) -> tuple[int, float]:
+    """Train from the folder's step up to the last; return the tokens seen and the seconds spent on steps."""
+    section, world = run.section, run.world
+    blocks: Iterator[Block] = iter(run.reader)
     tokens, seconds = 0, 0.0
-    with folder.log.open("a", encoding="utf-8") as log, shown(total) as show:
-        for step in range(folder.step + 1, total + 1):
+    log = Log(run.folder, writes=world.leads, tensorboard=section.tensorboard)
+    with shown(run.total, silent=not world.leads) as show:
+        for step in range(run.folder.step + 1, run.total + 1):
             began = time.perf_counter()
-            batch = list(islice(blocks, section.batch_size))
-            rate = section.learning_rate * min(1.0, step / max(1, section.warmup))
-            losses = _step(model, optimiser, batch, rate)
-            seen, elapsed = sum(int((b["document_ids"] >= 0).sum()) for b in batch), time.perf_counter() - began
-            tokens, seconds = tokens + seen, seconds + elapsed
-            pace = {"learning_rate": rate, "tokens": seen, "tokens_per_second": round(seen / elapsed, 1)}
-            _write(log, {"step": step, "epoch": reader.epoch, **losses, **pace})
-            show(step, losses["loss"], tokens / seconds)
-            if evaluation and (step % EVALUATE_EVERY == 0 or step == total):
-                _write(log, {"step": step, **_evaluate(model, evaluation, section.batch_size)})
-            if step % CHECKPOINT_EVERY == 0 or step == total:
-                save_checkpoint(folder.path, step, model, optimiser, reader)
+            batches = [list(islice(blocks, section.batch_size)) for _ in range(section.accumulation)]
+            rate = section.rate(step, run.total)
+            found = _step(run, batches, rate)
+            elapsed = time.perf_counter() - began
+            tokens, seconds = tokens + int(found["tokens"]), seconds + elapsed
+            pace = {"learning_rate": rate, "tokens_per_second": round(found["tokens"] / elapsed, 1)}
+            log.write({"step": step, "epoch": run.reader.epoch, **found, **pace})
+            show(step, found["loss"], tokens / seconds)
+            if run.evaluation and (step % section.evaluate_every == 0 or step == run.total):
+                log.write({"step": step, **_evaluate(run)})
+            if step % section.checkpoint_every == 0 or step == run.total:
+                run.save(step)
+    log.close()
     return tokens, seconds
 
 
-def _model(section: TrainSection, sequence: SequenceSection, vocabulary_size: int, checkpoint: Path | None) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    if checkpoint is not None:
-        return LlamaForCausalLM.from_pretrained(checkpoint, local_files_only=True)
-    config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=section.hidden_size,
-        # Llama's 8/3 of the hidden size, rounded up to a multiple of 16.
-        intermediate_size=-(-section.hidden_size * 8 // 48) * 16,
-        num_hidden_layers=section.layers,
-        num_attention_heads=section.heads,
-        max_position_embeddings=sequence.context,
-        bos_token_id=None,
-        eos_token_id=None,
+def _step(run: Run, batches: Sequence[Sequence[Block]], rate: float) -> dict[str, float]:
+    """Take one optimiser step on this process' part of a global batch; return losses and counts of the whole."""
+    learner = run.learner
+    learner.model.train()
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    run.optimiser.zero_grad(set_to_none=True)
+    blocks = [block for batch in batches for block in batch]
+    targets, tokens = run.world.total(
+        [
+            sum(int(np.sum(block["labels"][1:] != IGNORED)) for block in blocks),
+            sum(int(np.sum(block["document_ids"] >= 0)) for block in blocks),
+        ]
     )
-    return LlamaForCausalLM(config)
+    sums = [0.0] * len(SUMS)
+    for number, batch in enumerate(batches, 1):
+        with learner.accumulate(last=number == len(batches)):
+            losses, target, modality = token_losses(learner, batch)
+            (losses.sum() * (learner.scale / max(1.0, targets))).backward()
+        sums = [a + b for a, b in zip(sums, _sums(losses.detach(), target, modality), strict=True)]
+    norm = _clip(learner.model, run.section.clip_norm)
+    run.optimiser.step()
+    return {**_means(run.world.total(sums)), "gradient_norm": norm, "tokens": int(tokens)}
 
 
-def token_losses(model: Any, batch: Sequence[Block]) -> tuple[Any, Any, Any]:
-    """Return (loss, is target, modality) of each predicted position, tensors of shape (batch, context - 1).
+SUMS = ("text_loss", "text", "speech_loss", "speech")
 
-    Attention is causal and block-diagonal: no document sees another one of its block.
+
+def _sums(losses: Any, target: Any, modality: Any) -> list[float]:
+    """Return `SUMS`: the summed loss and the number of targets of each modality."""
+    masks = (target & (modality == number) for number in (0, 1))
+    return [float(value) for mask in masks for value in (losses[mask].double().sum(), mask.sum())]
+
+
+def _means(sums: Sequence[float], prefix: str = "") -> dict[str, float]:
+    """Return the mean loss per target, of each modality that occurs too, and the share of speech."""
+    text_loss, text, speech_loss, speech = sums
+    found = {"loss": (text_loss + speech_loss) / max(1.0, text + speech)}
+    if text:
+        found["text_loss"] = text_loss / text
+    if speech:
+        found["speech_loss"] = speech_loss / speech
+    found["speech_share"] = speech / max(1.0, text + speech)
+    return {prefix + name: value for name, value in found.items()}
+
+
+def _clip(model: Any, limit: float | None) -> float:
+    """Clip the gradient's norm over all parameters; return what it was.
+
+    Raises:
+        ValueError: if it is not finite, in all processes alike.
     """
     import torch
 
-    device = model.device
-    block = {name: torch.from_numpy(np.stack([b[name] for b in batch])).to(device) for name in batch[0]}
-    same_document = block["document_ids"][:, None, :, None] == block["document_ids"][:, None, None, :]
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        logits = model(
-            input_ids=block["input_ids"],
-            position_ids=block["position_ids"],
-            attention_mask=same_document.tril(),
-            use_cache=False,
-        ).logits
-    labels = block["labels"][:, 1:]
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
-    )
-    return losses, labels != IGNORED, block["modality"][:, 1:]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit or float("inf"))
+    found = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if not np.isfinite(found):
+        raise ValueError(
+            f"the gradient's norm is {found}: training diverged; lower train.learning_rate or raise train.warmup"
+        )
+    return found
 
 
-def _sums(losses: Any, target: Any, modality: Any) -> dict[str, tuple[float, int]]:
-    masks = {"loss": target, "text_loss": target & (modality == 0), "speech_loss": target & (modality == 1)}
-    return {name: (float(losses[mask].sum()), int(mask.sum())) for name, mask in masks.items()}
-
-
-def _means(sums: Sequence[dict[str, tuple[float, int]]], prefix: str = "") -> dict[str, float]:
-    """Return the mean loss per token of each kind that occurs."""
-    totals = {name: [sum(column) for column in zip(*(s[name] for s in sums), strict=True)] for name in sums[0]}
-    return {prefix + name: total / count for name, (total, count) in totals.items() if count}
-
-
-def _step(model: Any, optimiser: Any, batch: Sequence[Block], rate: float) -> dict[str, float]:
+def _evaluate(run: Run) -> dict[str, float]:
     import torch
 
-    model.train()
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    losses, target, modality = token_losses(model, batch)
-    optimiser.zero_grad(set_to_none=True)
-    losses[target].mean().backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-    optimiser.step()
-    return _means([_sums(losses.detach(), target, modality)])
-
-
-def _evaluate(model: Any, blocks: Sequence[Block], batch_size: int) -> dict[str, float]:
-    import torch
-
-    model.eval()
-    batches = [blocks[start : start + batch_size] for start in range(0, len(blocks), batch_size)]
+    run.learner.model.eval()
+    size, sums = run.section.batch_size, [0.0] * len(SUMS)
     with torch.no_grad():
-        return _means([_sums(*token_losses(model, batch)) for batch in batches], "eval_")
-
-
-def _write(log: TextIO, entry: dict[str, Any]) -> None:
-    log.write(json.dumps(entry) + "\n")
-    log.flush()
-
-
-def _summary(folder: RunFolder, model: Any, device: Any, tokens: int, seconds: float) -> TrainSummary:
-    entries = folder.entries()
-    losses = [entry["loss"] for entry in entries if "loss" in entry]
-    speech = [entry["eval_speech_loss"] for entry in entries if "eval_speech_loss" in entry]
-    text = [entry["eval_text_loss"] for entry in entries if "eval_text_loss" in entry]
-    tenth = max(1, len(losses) // 10)
-    return TrainSummary(
-        steps=len(losses),
-        first_loss=fmean(losses[:tenth]),
-        last_loss=fmean(losses[-tenth:]),
-        eval_text_loss=text[-1] if text else None,
-        eval_speech_loss=speech[-1] if speech else None,
-        best_eval_speech_loss=min(speech, default=None),
-        parameters=sum(p.numel() for p in model.parameters()),
-        tokens=tokens,
-        tokens_per_second=tokens / seconds if seconds else 0.0,
-        device=str(device),
-        checkpoint=str(max(folder.path.glob("checkpoint-*"))),
-    )
+        for start in range(0, len(run.evaluation), size):
+            more = _sums(*token_losses(run.learner, run.evaluation[start : start + size]))
+            sums = [a + b for a, b in zip(sums, more, strict=True)]
+    return _means(run.world.total(sums), "eval_")

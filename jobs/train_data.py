@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import yaml
+from pydantic import ValidationError
 
 from pipeline.dataset import Dataset
-from pipeline.reader import Block, draw_sequence
+from pipeline.reader import IGNORED, Block, block_of, draw_sequence
 from pipeline.reader.packing import Packer
 from schemas.canonical import rng_for
-from schemas.sequence import SequenceSection
+from schemas.sequence import Mixture, SequenceSection
 from stages.documents import Document, documents_from
 from stages.vocabulary import Vocabulary
 
@@ -70,11 +73,36 @@ def evaluation_blocks(
             tokens = draw_sequence(document, sequence, vocabulary, seed=seed, epoch=draw)
             at = packer.add(tokens, 0)
             while at < len(tokens.ids):
-                blocks.append(packer.take())
+                blocks.append(block_of(packer.take(), sequence.context))
                 at = packer.add(tokens, at)
-    return ([*blocks, packer.take()] if packer.used else blocks)[:MAX_EVALUATION_BLOCKS]
+    if packer.used:
+        blocks.append(block_of(packer.take(), sequence.context))
+    return blocks[:MAX_EVALUATION_BLOCKS]
+
+
+def blank(block: Block) -> Block:
+    """Return a block that adds nothing to a loss, for a process that would otherwise have one fewer."""
+    return {**block, "labels": np.full_like(block["labels"], IGNORED)}
 
 
 def _permuted_runs(ids: npt.NDArray[np.uint16], rng: np.random.Generator) -> npt.NDArray[np.uint16]:
     runs = np.split(ids, np.flatnonzero(np.diff(ids)) + 1)
     return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
+
+
+def load_mixture(path: Path) -> Mixture:
+    """Read a mixture: a YAML list of sources.
+
+    Raises:
+        ValueError: in one line, if the file is missing or no mixture.
+    """
+    try:
+        return Mixture.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; a mixture is a YAML list of sources") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path}: {where}: {first['msg']}") from None

@@ -1,22 +1,21 @@
 """The folder of a training run: its settings, its log and its checkpoints.
 
-`run.json` holds the settings, `log.jsonl` a line per step and per evaluation, `checkpoint-NNNNNN/` the newest state:
-`model.safetensors` and `config.json` for transformers, `optimizer.pt`, `state.json`.
+`run.json` holds the settings, `log.jsonl` a line per step and per evaluation, `checkpoint-NNNNNN/` a state: weights and
+`config.json` for transformers, the vocabulary, `optimizer.safetensors`, `rng.safetensors`, `state.json`.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.dataset import Dataset
-from pipeline.reader import SequenceReader
-from schemas.recipe import TrainSection
-from schemas.sequence import SequenceSection
+from schemas.sequence import Mixture, SequenceSection
+from schemas.training import TrainSection
 from stages.vocabulary import Vocabulary
 
 
@@ -28,19 +27,19 @@ class Show(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolder:
-    """A run that this process may write to.
+    """A run as it lies on disk.
 
     Attributes:
         path: the folder.
         checkpoint: the newest checkpoint, or None where training starts afresh.
         step: steps done at that checkpoint.
-        reader: the reader's state there, or None.
+        readers: the readers' states there, one per process of that time.
     """
 
     path: Path
     checkpoint: Path | None
     step: int
-    reader: Mapping[str, Any] | None
+    readers: Sequence[Any]
 
     @property
     def log(self) -> Path:
@@ -56,18 +55,23 @@ def settings_of(
     section: TrainSection,
     sequence: SequenceSection,
     vocabulary: Vocabulary,
+    mixture: Mixture | None,
     *,
     seed: int,
+    steps: int,
     shuffle_units: bool,
 ) -> dict[str, Any]:
-    """Return what a resumed run must have in common with the run it resumes; the number of steps may change."""
+    """Return what a resumed run must have in common with the run it resumes."""
     return {
         "dataset": dataset.info.get("fingerprint", ""),
+        "mixture": None if mixture is None else mixture.model_dump(mode="json"),
         "seed": seed,
-        "sequence": sequence.model_dump(mode="json"),
+        "sequence": sequence.model_dump(mode="json", exclude={"vocabulary"}),
         "shuffle_units": shuffle_units,
-        "train": section.model_dump(mode="json", exclude={"steps"}),
-        "vocabulary": {"layout": "spiritlm", "text": vocabulary.tokenizer.vocab_size, **vocabulary.sizes},
+        # A constant rate does not look ahead; a cosine does.
+        "steps": steps if section.schedule == "cosine" else None,
+        "train": section.model_dump(mode="json", exclude=set(section.MAY_CHANGE)),
+        "vocabulary": vocabulary.describe(),
     }
 
 
@@ -86,11 +90,7 @@ def claim(path: Path, settings: Mapping[str, Any], *, resume: bool) -> RunFolder
             raise ValueError(f"{path} holds a run with other settings: " + "; ".join(differs))
     path.mkdir(parents=True, exist_ok=True)
     _replace(run, json.dumps(settings, indent=2) + "\n")
-    checkpoint = max(path.glob("checkpoint-*"), default=None)
-    state: dict[str, Any] = {"step": 0}
-    if checkpoint is not None:
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    folder = RunFolder(path=path, checkpoint=checkpoint, step=state["step"], reader=state.get("reader"))
+    folder = opened(path)
     lines = folder.log.read_text(encoding="utf-8").splitlines(keepends=True) if folder.log.exists() else []
     # A killed run may have left a half-written last line.
     whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= folder.step]
@@ -98,29 +98,45 @@ def claim(path: Path, settings: Mapping[str, Any], *, resume: bool) -> RunFolder
     return folder
 
 
-def save_checkpoint(path: Path, step: int, model: Any, optimiser: Any, reader: SequenceReader) -> Path:
-    """Write a checkpoint whole or not at all, then remove older ones."""
-    import torch
+def opened(path: Path) -> RunFolder:
+    """Return what lies in a run's folder, without changing anything."""
+    found = checkpoints(path)
+    if not found:
+        return RunFolder(path=path, checkpoint=None, step=0, readers=())
+    state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+    return RunFolder(path=path, checkpoint=found[-1], step=state["step"], readers=state["readers"])
 
-    final, partial = path / f"checkpoint-{step:06d}", path / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, safe_serialization=True)
-    torch.save(optimiser.state_dict(), partial / "optimizer.pt")
-    state = {"step": step, "reader": reader.state_dict()}
-    (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    partial.rename(final)
-    for old in path.glob("checkpoint-*"):
-        if old != final:
-            shutil.rmtree(old)
-    return final
+
+def checkpoints(path: Path) -> list[Path]:
+    """Return the checkpoints of a run, the oldest first."""
+    return sorted(path.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2]))
 
 
 @contextmanager
-def shown(total: int) -> Iterator[Show]:
+def publishing(path: Path, step: int, keep: int) -> Iterator[Path]:
+    """Give a folder to write a checkpoint into; it gets its name when all is on disk, and older ones go after that."""
+    final, partial = path / f"checkpoint-{step:06d}", path / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    yield partial
+    for file in partial.iterdir():
+        _sync(file)
+    _sync(partial)
+    partial.rename(final)
+    _sync(path)
+    for old in checkpoints(path)[:-keep]:
+        shutil.rmtree(old)
+
+
+@contextmanager
+def shown(total: int, *, silent: bool = False) -> Iterator[Show]:
     """Show steps as a bar on a terminal, otherwise as about ten plain lines."""
     from rich.console import Console
     from rich.progress import Progress
 
+    if silent:
+        yield lambda step, loss, tokens_per_second: None
+        return
     if not Console().is_terminal:
 
         def print_line(step: int, loss: float, tokens_per_second: float) -> None:
@@ -136,6 +152,52 @@ def shown(total: int) -> Iterator[Show]:
             bar.update(task, completed=step, description=f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
 
         yield advance
+
+
+class Log:
+    """Lines of JSON, and the same numbers for TensorBoard where that is asked for."""
+
+    def __init__(self, folder: RunFolder, *, writes: bool, tensorboard: bool) -> None:
+        """Open the log of a run.
+
+        Args:
+            folder: of the run.
+            writes: off in all processes but the first: nothing is opened.
+            tensorboard: whether TensorBoard gets the numbers too.
+
+        Raises:
+            ImportError: if TensorBoard is asked for and not installed.
+        """
+        self._file = folder.log.open("a", encoding="utf-8") if writes else None
+        self._board: Any = None
+        if writes and tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=folder.step + 1)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Write an entry, which has a `step`."""
+        if self._file is not None:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for name, value in entry.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, entry["step"])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jobs.train_data import evaluation_blocks, hold_out, prepare, shuffled
 from jobs.train_run import claim
 from pipeline.dataset import Dataset
-from schemas.recipe import TrainSection
 from schemas.sequence import SequenceSection, SpiritLmPolicy
+from schemas.training import TrainSection
 from stages.documents import Document
 from stages.vocabulary import Vocabulary
 from tests.sequence_builders import SIZES, ByteTokenizer, corpus, document, documents, write_dataset
@@ -81,7 +81,7 @@ def test_resuming_cuts_the_log_at_the_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
     claim(out, {}, resume=False)
     (out / "checkpoint-000002").mkdir()
-    (out / "checkpoint-000002" / "state.json").write_text(json.dumps({"step": 2, "reader": None}))
+    (out / "checkpoint-000002" / "state.json").write_text(json.dumps({"step": 2, "readers": []}))
     (out / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
     assert [entry["step"] for entry in claim(out, {}, resume=True).entries()] == [1, 2]
 
@@ -96,7 +96,7 @@ def test_packed_documents_do_not_see_each_other() -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from jobs.train import token_losses
+    from jobs.train_model import Learner, token_losses
 
     torch.manual_seed(0)
     vocabulary = Vocabulary(ByteTokenizer(), SIZES)
@@ -105,13 +105,14 @@ def test_packed_documents_do_not_see_each_other() -> None:
             vocab_size=vocabulary.size, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
         )
     )
+    learner = Learner(model=model, forward=model, device=torch.device("cpu"), autocast=False, flex=False)
     wide = SEQUENCE.model_copy(update={"context": 4096})
     first, second = document((4,), seed=1), document((6,), seed=2)
     with torch.no_grad():
         (both,) = evaluation_blocks([first, second], wide, vocabulary, 0)[:1]
         (alone,) = evaluation_blocks([second], wide, vocabulary, 0)[:1]
-        together, target, _ = token_losses(model, [both])
-        apart, _, _ = token_losses(model, [alone])
+        together, target, _ = token_losses(learner, [both])
+        apart, _, _ = token_losses(learner, [alone])
     length = int((alone["document_ids"] == 0).sum())
     start = int((both["document_ids"] == 0).sum())
     assert not target[0, start - 1], "the first token of a document is no target of the one before"
