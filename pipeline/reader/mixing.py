@@ -1,6 +1,7 @@
 """Mixing: which source a stream's next block comes from, and what shares mean in epochs."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,26 +18,32 @@ class Stream:
 
     def __init__(self, lanes: Sequence[Lane], shares: Sequence[float], *, seed: int, number: int, context: int) -> None:
         self.lanes, self._shares = lanes, shares
-        # Without these first debts all streams would draw on the same source at the same time.
-        first = rng_for(seed, "mixture", number).random(len(lanes))
-        self._owed = [float(share * debt * context) for share, debt in zip(shares, first, strict=True)]
+        self._owed = [0.0] * len(lanes)
+        # Streams begin at different places of the round: otherwise all would draw on the same source at the same time.
+        for _ in range(int(rng_for(seed, "mixture", number).integers(math.ceil(1 / min(shares))))):
+            self._give(self._next(frozenset()), context)
         self.blocks = 0
 
     def next_block(self, last: Literal["pad", "drop"]) -> tuple[int, Packed] | None:
         """Return the number of a source and a block of it; None when every source is at its end."""
         ended: set[int] = set()
         while len(ended) < len(self.lanes):
-            chosen = max((i for i in range(len(self.lanes)) if i not in ended), key=lambda i: self._owed[i])
+            chosen = self._next(ended)
             block = self.lanes[chosen].next_block(last)
             if block is None:
                 ended.add(chosen)
                 continue
-            for i, share in enumerate(self._shares):
-                self._owed[i] += share * len(block.ids)
-            self._owed[chosen] -= len(block.ids)
+            self._give(chosen, len(block.ids))
             self.blocks += 1
             return chosen, block
         return None
+
+    def _next(self, ended: Set[int]) -> int:
+        return max((i for i in range(len(self.lanes)) if i not in ended), key=lambda i: self._owed[i])
+
+    def _give(self, source: int, tokens: int) -> None:
+        self._owed = [owed + share * tokens for owed, share in zip(self._owed, self._shares, strict=True)]
+        self._owed[source] -= tokens
 
     def state(self) -> dict[str, Any]:
         return {"blocks": self.blocks, "lanes": [lane.state() for lane in self.lanes], "owed": self._owed}

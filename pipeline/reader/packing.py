@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.reader.source import Packed
-from stages.vocabulary import TokenSequence, Vocabulary
+from stages.vocabulary import TASKS, TokenSequence, Vocabulary
 
 IGNORED = -100
 """The label of a position that is no target."""
@@ -37,7 +37,7 @@ class Packer:
     def __init__(self, context: int, vocabulary: Vocabulary) -> None:
         self._context = context
         self._markers = np.array([[vocabulary.marker_id(0)], [vocabulary.marker_id(1)]], dtype=np.int64)
-        self._openings = frozenset(self._markers.ravel().tolist())
+        self._openings = frozenset([*self._markers.ravel().tolist(), *map(vocabulary.task_id, TASKS)])
         self._ids: list[npt.NDArray[np.int64]] = []
         self._modality: list[npt.NDArray[np.int8]] = []
         self._lengths: list[int] = []
