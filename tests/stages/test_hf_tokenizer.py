@@ -6,12 +6,21 @@ import unicodedata
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from stages.artifacts import artifact_of
 from stages.hf_tokenizer import HuggingFaceTokenizer, load_hf_tokenizer
 from stages.hf_word_by_word import PATTERNS, is_word_by_word
-from tests.stages.tokenizer_builders import CORPUS, SPECIAL, byte_level, changed, opened, space_sign, words
+from tests.stages.tokenizer_builders import (
+    SPECIAL,
+    byte_level,
+    changed,
+    opened,
+    space_sign,
+    unigram,
+    wordpiece,
+    words,
+)
 
 BYTE_LEVEL = {
     "gpt2": byte_level(),
@@ -168,20 +177,6 @@ def test_words_are_cut_apart_whatever_they_hold(name: str) -> None:
         parts = [part for part, _ in cutter.pre_tokenize_str(text)]
         apart = [part for word in text[1:].split(" ") for part, _ in cutter.pre_tokenize_str(" " + word)]
         assert parts == apart
-
-
-def wordpiece() -> str:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(special_tokens=["[UNK]"], show_progress=False))
-    return str(tokenizer.to_str())
-
-
-def unigram() -> str:
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.train_from_iterator(CORPUS, trainers.UnigramTrainer(vocab_size=60, show_progress=False))
-    return str(tokenizer.to_str())
 
 
 @pytest.mark.parametrize(

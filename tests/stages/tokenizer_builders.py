@@ -85,6 +85,22 @@ def opened(description: str) -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer(description)
 
 
+@cache
+def wordpiece() -> str:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(special_tokens=["[UNK]"], show_progress=False))
+    return str(tokenizer.to_str())
+
+
+@cache
+def unigram() -> str:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.train_from_iterator(CORPUS, trainers.UnigramTrainer(vocab_size=60, show_progress=False))
+    return str(tokenizer.to_str())
+
+
 def changed(description: str, **changes: Any) -> str:
     """Return a description with other top-level keys."""
     return json.dumps(json.loads(description) | changes)
