@@ -1,6 +1,6 @@
 """A job: what to do with every split of a plan. Picklable; this and a split's number are all that travels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,19 @@ class SinkConfig(Protocol):
     """Frozen and picklable, like a stage's config."""
 
     def setup(self) -> Sink: ...
+
+
+class Origin(Protocol):
+    """Gives the outcomes of a split that has no rows."""
+
+    def outcomes(self, split: int) -> Iterator[Outcome]:
+        """Yield them in order; a pure function of the split number."""
+
+
+class OriginConfig(Protocol):
+    """Frozen and picklable, like a stage's config."""
+
+    def setup(self) -> Origin: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +71,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Stages and a sink over the splits of a plan.
+    """Stages and a sink over the splits of a plan; or, with `source`, a sink over what it gives for each split.
 
     Attributes:
         root: folder that receives `shards/` (commit records included) and `work/` (everything that may be deleted).
@@ -66,12 +79,18 @@ class Job:
         base: folder that relative audio paths start from.
         fingerprint: decides whether an existing commit record counts.
         steps: the stages' configs in order.
+        source: gives the outcomes in place of rows that pass through stages.
     """
 
     root: str
-    rows_path: str
-    base: str
     fingerprint: str
-    steps: tuple[StageConfig[Any, Any], ...]
     sink: SinkConfig
+    rows_path: str = ""
+    base: str = ""
+    steps: tuple[StageConfig[Any, Any], ...] = ()
+    source: OriginConfig | None = None
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if (self.source is None) != bool(self.rows_path):
+            raise ValueError("a job has either rows or a source")

@@ -1,0 +1,115 @@
+"""Baked blocks as a source of the reader: each item is a block as it is, drawn and packed by `interloom bake`."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.baked_blocks import FORMAT, MEMBERS, packed_of
+from pipeline.commit import commit_path
+from pipeline.dataset import BadDataset
+from pipeline.reader.shard_file import ShardFile, damaged
+from pipeline.reader.source import BadShard, Packed, Shard
+from pipeline.storage import is_remote, join, read_bytes, read_json
+from stages.vocabulary import Vocabulary
+
+
+class BakedSource:
+    """The blocks of all epochs that were baked; one pass over them is that many epochs of the dataset."""
+
+    def __init__(
+        self,
+        path: str,
+        vocabulary: Vocabulary,
+        *,
+        context: int | None = None,
+        cache: Any | None = None,
+        verify: bool = False,
+    ) -> None:
+        """Read `baked.json`.
+
+        Args:
+            path: folder or URL that `interloom bake` wrote.
+            vocabulary: that the blocks will be trained with.
+            context: of the blocks to be made; None: that of the bake.
+            cache: where remote shards are kept; None: one of the default size.
+            verify: hash every shard as it is opened; remote ones always are.
+
+        Raises:
+            BadDataset: if the bake is not finished, or of another format.
+            ValueError: if it was made for another vocabulary or a longer context.
+        """
+        self._root, self._cache, self._verify = path.rstrip("/"), cache, verify
+        self._info = _baked_info(self._root)
+        self._size = int(self._info["vocabulary"]["size"])
+        self._context = int(self._info["context"])
+        if context is not None and context < self._context:
+            raise ValueError(f"{path} holds blocks of {self._context} tokens; context {context} is too short for them")
+        mine, theirs = vocabulary.describe(), self._info["vocabulary"]
+        differs = [f"{k}: {theirs.get(k)!r} there, {mine[k]!r} here" for k in mine if mine[k] != theirs.get(k)]
+        if differs:
+            raise ValueError(f"{path} was baked with another vocabulary: {'; '.join(differs)}")
+        self._shards: list[tuple[str, int]] = [(name, count) for name, count in self._info["shards"]]
+
+    @property
+    def name(self) -> str:
+        return self._root
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        return np.array([count for _, count in self._shards], dtype=np.int64)
+
+    def identity(self) -> dict[str, Any]:
+        return {"baked": self._info["fingerprint"], "shards": self._info["shards"]}
+
+    def open(self, shard: int) -> Shard:
+        name, count = self._shards[shard]
+        path = join(self._root, "shards", name)
+        commit = read_json(commit_path(self._root, int(name.split("-")[1])))
+        index = read_bytes(f"{path}.idx")
+        if not isinstance(commit, dict) or index is None or commit.get("plan") != self._info["fingerprint"]:
+            raise BadShard(f"{path} has no index or no commit record of this bake; run the bake again")
+        facts = {"files": commit["files"], "records": count}
+        try:
+            with tempfile.TemporaryFile() as scratch, fsspec.open(path, "rb") as file:
+                if is_remote(path):
+                    shutil.copyfileobj(file, scratch)
+                    return _BakedShard(
+                        path, ShardFile.open(path, scratch, index, facts, verify=True), self._context, self._size
+                    )
+                opened = ShardFile.open(path, file, index, facts, verify=self._verify)
+                return _BakedShard(path, opened, self._context, self._size)
+        except OSError as error:
+            raise BadShard(f"{path} cannot be read ({type(error).__name__}); run the bake again") from error
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Local shards need nothing."""
+
+
+class _BakedShard:
+    def __init__(self, path: str, file: ShardFile, context: int, vocabulary_size: int) -> None:
+        self._path, self._file, self._context, self._size = path, file, context, vocabulary_size
+
+    def item(self, index: int, epoch: int) -> Packed:
+        _, members = self._file.members(index, MEMBERS)
+        try:
+            return packed_of(members, context=self._context, vocabulary_size=self._size)
+        except (ValueError, EOFError) as error:
+            raise damaged(self._path, f"block {index}: {error}") from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _baked_info(root: str) -> dict[str, Any]:
+    path = join(root, "baked.json")
+    info = read_json(path)
+    if info is None:
+        raise BadDataset(f"{path} is missing or damaged: the bake is not finished; run `interloom bake` again")
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise BadDataset(f"{path} is not of format {FORMAT}; bake the dataset anew")
+    return info
