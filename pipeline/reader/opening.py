@@ -9,12 +9,11 @@ from pipeline.dataset import Dataset
 from pipeline.reader.plain_units import Prepare, UnitsSource
 from pipeline.reader.sequence_reader import SequenceReader
 from pipeline.reader.source import JoinedSource, Source
+from pipeline.reader.text_source import TextSource
+from pipeline.reader.vocabularies import common_contracts, open_vocabulary
 from schemas import sequence as sections
-from schemas.contract import ContractMismatch
-from schemas.records import Artifact
 from schemas.sequence import Mixture, SequenceSection
 from stages.interleave import STREAM_SLOTS
-from stages.tokenizer import load_sentencepiece
 from stages.vocabulary import Vocabulary
 
 Datasets = str | Path | Dataset | Sequence[str | Path | Dataset]
@@ -93,6 +92,7 @@ def open_sources(
         ValueError: if a dataset lacks a stream that `sequence` needs, or a mixture without one names no tokenizer.
     """
     opened = _datasets(datasets)
+    common_contracts(opened)
     require_streams(opened, sequence)
     vocabulary = vocabulary or open_vocabulary(opened, sequence.vocabulary)
     units = partial(UnitsSource, seed=seed, prepare=prepare, verify=verify, cache=cache)
@@ -106,8 +106,6 @@ def open_sources(
             case sections.UnitsSource():
                 sources.append(units(next(left), sequence, vocabulary, policy=section.policy))
             case sections.TextSource():
-                from pipeline.reader.text_source import TextSource
-
                 sources.append(TextSource(section.path, vocabulary, field=section.field))
             case sections.BakedSource():
                 from pipeline.reader.baked_source import BakedSource
@@ -128,10 +126,9 @@ def _datasets(datasets: Datasets | Mixture) -> list[Dataset]:
 
 
 def require_streams(datasets: Sequence[Dataset], sequence: SequenceSection) -> None:
-    """Check that datasets can be read together, as a sequence section wants it.
+    """Check that datasets have the unit streams that a sequence section wants.
 
     Raises:
-        ContractMismatch: if two do not agree on a unit stream.
         ValueError: if one lacks a stream.
     """
     for dataset in datasets:
@@ -139,21 +136,3 @@ def require_streams(datasets: Sequence[Dataset], sequence: SequenceSection) -> N
             raise ValueError(
                 f"stream {sequence.stream!r} needs {missing}; {dataset.root} has {sorted(dataset.contracts)}"
             )
-    for other in datasets[1:]:
-        first = datasets[0]
-        if set(first.contracts) != set(other.contracts):
-            raise ContractMismatch(
-                f"{first.root} has the streams {sorted(first.contracts)}, {other.root} has {sorted(other.contracts)}"
-            )
-        for slot, contract in first.contracts.items():
-            contract.require_same(other.contracts[slot], here=first.root, there=other.root)
-
-
-def vocabulary_of(dataset: Dataset) -> Vocabulary:
-    """Interim."""
-    artifact = Artifact(path=dataset.artifact("tokenizer"), sha256=dataset.info["artifacts"]["tokenizer"]["sha256"])
-    return Vocabulary.from_contracts(load_sentencepiece(artifact), dataset.contracts)
-
-
-def open_vocabulary(datasets: Sequence[Dataset], section: Any) -> Vocabulary:
-    return vocabulary_of(datasets[0])
