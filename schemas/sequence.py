@@ -88,6 +88,8 @@ Policy = Annotated[
     Discriminator(tag_of("name", "spiritlm")),
 ]
 
+POLICY_NAMES = ("spiritlm", "poisson", "bernoulli", "word_transcription", "asr", "tts", "speech_only", "text_only")
+
 
 class VocabularySection(Section):
     """The text tokenizer and where the speech tokens' ids lie."""

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from schemas.canonical import rng_for
 from schemas.sequence import (
+    POLICY_NAMES,
     AsrPolicy,
     BernoulliPolicy,
     PoissonPolicy,
     Policy,
+    SequenceSection,
     SpeechOnlyPolicy,
     SpiritLmPolicy,
     TextOnlyPolicy,
@@ -280,3 +282,10 @@ def test_the_work_is_linear_in_the_words(policy: Policy, closed: Iterable[int]) 
     Asked.times = 0
     draw_spans(20_000, Asked(closed), policy, rng_for(0), range(0, 20_000, 10))
     assert Asked.times <= 4 * 20_000
+
+
+def test_the_names_are_those_of_the_union() -> None:
+    tags = SequenceSection.model_json_schema()["properties"]["policy"]["oneOf"]
+    names = [SequenceSection.model_validate({"policy": {"name": name}}).policy.name for name in POLICY_NAMES]
+    assert names == list(POLICY_NAMES)
+    assert len(tags) == len(POLICY_NAMES)
