@@ -162,6 +162,32 @@ def audit(dataset: str, report: str | None, examples: int) -> None:
 
 
 @main.command()
+@click.argument("policy", required=False)
+@click.option("--dataset", required=True, help="A finished dataset folder.")
+@click.option("--documents", type=click.IntRange(1), default=1000, show_default=True, help="Most documents to draw.")
+@click.option("--seed", type=click.IntRange(0), default=None, help="Of the draws.  [default: the recipe's]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--set", "overrides", multiple=True, metavar="a.b=c", help="Override a key of the sequence section.")
+@command
+def policy(
+    policy: str | None, dataset: str, documents: int, seed: int | None, as_json: bool, overrides: Sequence[str]
+) -> None:
+    """Show what a policy of interleaving comes to on a dataset: span lengths, speech share, switches, tokens.
+
+    POLICY is the name of one; left out, it is the policy of the dataset's recipe.
+
+    \b
+    Examples:
+      interloom policy --dataset out
+      interloom policy poisson --dataset out --set sequence.policy.speech_share=0.5
+      interloom policy asr --dataset out --set sequence.silence=cap --json
+    """
+    from jobs.policy import policy_step
+
+    policy_step(make_console(), rooted(dataset), policy, overrides, documents=documents, seed=seed, as_json=as_json)
+
+
+@main.command()
 @click.argument("dataset")
 @click.option("--out", required=True, help="Folder for checkpoints and the log.")
 @click.option("--steps", type=click.IntRange(1), default=None, help="Optimiser steps.  [default: the recipe's]")
