@@ -23,7 +23,7 @@ from jobs.train_summary import TrainSummary, summary_of
 from jobs.train_vocabulary import CarriedVocabulary
 from pipeline.dataset import Dataset
 from pipeline.reader import IGNORED, Block, SequenceReader, open_reader
-from pipeline.reader.opening import open_vocabulary
+from pipeline.reader.vocabularies import open_vocabulary
 from schemas.sequence import Mixture, SequenceSection
 from schemas.training import TrainSection
 
@@ -105,7 +105,7 @@ def _prepared(
 ) -> Run:
     total = steps or section.steps
     data = Dataset.open(str(dataset))
-    vocabulary = open_vocabulary([data], sequence.vocabulary)
+    vocabulary = open_vocabulary(data, sequence.vocabulary)
     carried = CarriedVocabulary(vocabulary, data, sequence.vocabulary)
     settings = settings_of(
         data, section, sequence, vocabulary, mixture, seed=seed, steps=total, shuffle_units=shuffle_units
@@ -127,7 +127,9 @@ def _prepared(
         vocabulary=vocabulary,
         prepare=partial(prepare, held_out=frozenset(d.key for d in held_out), seed=seed, shuffle=shuffle_units),
     )
-    learner = make_learner(section, sequence, vocabulary, world, seed=seed, checkpoint=folder.checkpoint)
+    learner = make_learner(
+        section, sequence, vocabulary, data.contracts, world, seed=seed, checkpoint=folder.checkpoint
+    )
     optimiser = _optimiser(learner.model, section)
     if folder.checkpoint is not None:
         restore(folder.checkpoint, world, learner.model, optimiser)

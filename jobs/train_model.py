@@ -1,6 +1,6 @@
 """The model that is trained: a Llama of transformers, new or given, and the loss of its tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from jobs.train_dist import World, divided, replicated
-from jobs.train_vocabulary import read_vocabulary
+from jobs.train_vocabulary import read_carried
 from pipeline.reader import IGNORED, Block
+from schemas.contract import UnitContract
 from schemas.sequence import SequenceSection
 from schemas.training import TrainSection
 from stages.vocabulary import Vocabulary
@@ -52,6 +53,7 @@ def make_learner(
     section: TrainSection,
     sequence: SequenceSection,
     vocabulary: Vocabulary,
+    contracts: Mapping[str, UnitContract],
     world: World,
     *,
     seed: int,
@@ -64,7 +66,7 @@ def make_learner(
     """
     import torch
 
-    build = partial(_whole_model, section, sequence, vocabulary, seed, checkpoint)
+    build = partial(_whole_model, section, sequence, vocabulary, contracts, seed, checkpoint)
     half = section.precision == "bfloat16" or (section.precision == "auto" and world.device.type == "cuda")
     scale = 1.0
     if world.size == 1:
@@ -90,7 +92,12 @@ def make_learner(
 
 
 def _whole_model(
-    section: TrainSection, sequence: SequenceSection, vocabulary: Vocabulary, seed: int, checkpoint: Path | None
+    section: TrainSection,
+    sequence: SequenceSection,
+    vocabulary: Vocabulary,
+    contracts: Mapping[str, UnitContract],
+    seed: int,
+    checkpoint: Path | None,
 ) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -99,7 +106,7 @@ def _whole_model(
     if checkpoint is not None or section.model:
         model = load_llama(checkpoint or Path(section.model))
         if checkpoint is None:
-            extend(model, section, vocabulary)
+            extend(model, section, vocabulary, contracts)
         if sequence.context > model.config.max_position_embeddings:
             raise ValueError(
                 f"{section.model} takes {model.config.max_position_embeddings} tokens, sequence.context is "
@@ -137,7 +144,7 @@ def load_llama(folder: Path) -> Any:
     return LlamaForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
 
 
-def extend(model: Any, section: TrainSection, vocabulary: Vocabulary) -> None:
+def extend(model: Any, section: TrainSection, vocabulary: Vocabulary, contracts: Mapping[str, UnitContract]) -> None:
     """Give a model the embeddings of the joint vocabulary, in place.
 
     Rows of text tokens stay. Rows from the first speech token on are given their first value, those of a padded matrix
@@ -148,21 +155,22 @@ def extend(model: Any, section: TrainSection, vocabulary: Vocabulary) -> None:
     """
     import torch
 
-    theirs = read_vocabulary(Path(section.model))
+    theirs = read_carried(Path(section.model))
     if theirs is not None:
-        if theirs.describe() != vocabulary.describe():
+        theirs.require_contracts(contracts, here=section.model, there="the dataset")
+        if theirs.vocabulary.describe() != vocabulary.describe():
             raise ValueError(
-                f"{section.model} was trained with another vocabulary: {theirs.describe()} there, "
-                f"{vocabulary.describe()} here; use the tokenizer and the codebooks that it was trained with"
+                f"{section.model} was trained with another vocabulary: {theirs.vocabulary.describe()} there, "
+                f"{vocabulary.describe()} here; set sequence.vocabulary as it was"
             )
         return
     first, rows = vocabulary.marker_id(0), model.get_input_embeddings().num_embeddings
-    if rows < min(first, vocabulary.tokenizer.vocab_size):
+    if rows < vocabulary.tokenizer.vocab_size:
         raise ValueError(
             f"{section.model} has embeddings for {rows} tokens, the tokenizer has {vocabulary.tokenizer.vocab_size}: "
             "set sequence.vocabulary.tokenizer to the model's own"
         )
-    known = min(rows, vocabulary.tokenizer.vocab_size)
+    known = vocabulary.tokenizer.vocab_size
     model.resize_token_embeddings(max(rows, vocabulary.size), mean_resizing=False)
     tables = {id(table.weight): table.weight for table in (model.get_input_embeddings(), model.get_output_embeddings())}
     with torch.no_grad():

@@ -171,9 +171,10 @@ class Log:
         self._file = folder.log.open("a", encoding="utf-8") if writes else None
         self._board: Any = None
         if writes and tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils import tensorboard as board
 
-            self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=folder.step + 1)
+            writer: Any = board.SummaryWriter  # untyped
+            self._board = writer(str(folder.path / "tensorboard"), purge_step=folder.step + 1)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Write an entry, which has a `step`."""
