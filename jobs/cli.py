@@ -294,23 +294,33 @@ def score(
 
 @main.command()
 @click.argument("dataset")
-@click.option("--out", required=True, help="Folder for the baked shards.")
+@click.option("--out", required=True, help="Folder for the baked shards; the same folder again resumes.")
 @click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--streams",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Streams of the reader: the pieces of work, and at least as many shards.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="a.b=c", help="Override a key of the sequence section.")
+@engine_options
 @command
-def bake(dataset: str, out: str, epochs: int, seed: int, overrides: Sequence[str]) -> None:
-    """Freeze the reader's token sequences into plain WebDataset shards.
+def bake(
+    dataset: str, out: str, epochs: int, seed: int, streams: int, overrides: Sequence[str], **engine: Any
+) -> None:
+    """Freeze the reader's token sequences into plain WebDataset shards; run it again to resume.
 
     \b
-    Example:
+    Examples:
       interloom bake out --out baked --epochs 3
+      interloom bake out --out baked --streams 64 --set sequence.context=4096 --engine ray --workers 16
     """
-    from pipeline.bake import bake as bake_dataset
+    from jobs.steps import bake_step
 
-    recipe = reading_recipe_of(dataset, overrides)
-    blocks = bake_dataset(rooted(dataset), rooted(out), recipe.sequence, seed=seed, epochs=epochs)
-    make_console().print(f"{out}: {blocks:,} blocks of {recipe.sequence.context} tokens")
+    recipe, settings = reading_recipe_of(dataset, overrides), run_settings(out, **engine)
+    bake_step(make_console(), rooted(dataset), recipe, settings, seed=seed, epochs=epochs, streams=streams)
 
 
 @main.command()
