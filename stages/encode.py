@@ -1,0 +1,206 @@
+"""The fast way from a document and its spans to token ids.
+
+The same, id for id, as `vocabulary.encode(render(document, spans, sequence))`, which is the definition: no string of a
+unit is made, and all speech of a document goes through a handful of numpy calls.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.sequence import SequenceSection
+from stages.documents import Document
+from stages.interleave import STREAM_SLOTS, Modality, Span, removed_silence, speech_cuts
+from stages.serialise import MERGE_ORDER
+from stages.span_frames import FAR, Runs, span_frames
+from stages.vocabulary import TokenSequence, Vocabulary
+from stages.word_ids import WordIds
+
+Ids = npt.NDArray[np.int64]
+
+
+class _Speech(NamedTuple):
+    """The tokens of all speech spans, end to end.
+
+    Attributes:
+        ids: bytes of an int64 array.
+        glued: a byte per token.
+        bounds: span k has the tokens [bounds[k], bounds[k + 1]).
+    """
+
+    ids: bytes
+    glued: bytes
+    bounds: list[int]
+
+
+class _Part(NamedTuple):
+    """What becomes a piece: words, or the tokens of speech span `speech` if that is not negative."""
+
+    start_word: int
+    end_word: int
+    task: str
+    speech: int
+
+
+def encode_document(
+    document: Document, spans: Sequence[Span], sequence: SequenceSection, vocabulary: Vocabulary
+) -> TokenSequence:
+    """Return the ids of a document's spans; for many documents keep an `Encoder`, which keeps the ids of words."""
+    return Encoder(sequence, vocabulary).encode(document, spans)
+
+
+class Encoder:
+    """Encodes documents with one vocabulary."""
+
+    def __init__(self, sequence: SequenceSection, vocabulary: Vocabulary) -> None:
+        self._sequence = sequence
+        self._slots = [slot for slot in MERGE_ORDER if slot in STREAM_SLOTS[sequence.stream]]
+        self._units = {slot: (vocabulary.unit_offset(slot), vocabulary.sizes[slot]) for slot in self._slots}
+        self._words = WordIds(vocabulary.tokenizer)
+        self._markers = [_as_bytes(vocabulary.marker_id(modality)) for modality in (0, 1)]
+        self._tasks = {task: _as_bytes(vocabulary.task_id(task)) for task in ("asr", "tts")}
+
+    def encode(self, document: Document, spans: Sequence[Span]) -> TokenSequence:
+        """Return the ids of a document's spans; the arrays are read-only.
+
+        Raises:
+            ValueError: if a unit is beyond its codebook, a switch lies beside a word without a time, or switches do
+                not ascend in time.
+        """
+        speech = self._speech(document, spans)
+        ids: list[bytes] = []
+        modality: list[bytes] = []
+        glued: list[bytes] = []
+        for start_word, end_word, task, number in _parts(spans, speech.bounds):
+            if number < 0:
+                body = self._words.encode([word.text for word in document.words[start_word:end_word]])
+                joins = b"\x01" + bytes(len(body) // 8 - 1) if body else b""
+            else:
+                first, last = speech.bounds[number], speech.bounds[number + 1]
+                body, joins = speech.ids[8 * first : 8 * last], speech.glued[first:last]
+            if task:
+                ids.append(self._tasks[task])
+            ids += (self._markers[number >= 0], body)
+            glued += (b"\x00\x01" if task else b"\x00", joins)
+            modality.append((b"\x00" if number < 0 else b"\x01") * (len(joins) + (2 if task else 1)))
+        return TokenSequence(
+            np.frombuffer(b"".join(ids), dtype=np.int64),
+            np.frombuffer(b"".join(modality), dtype=np.int8),
+            np.frombuffer(b"".join(glued), dtype=np.bool_),
+        )
+
+    def _speech(self, document: Document, spans: Sequence[Span]) -> _Speech:
+        spoken = [span for span in spans if span.modality is Modality.SPEECH]
+        if not spoken:
+            return _Speech(b"", b"", [0])
+        intervals = _intervals(document, spoken, self._sequence)
+        removed = removed_silence(document, self._sequence)
+        runs = span_frames(document, intervals, removed, self._slots)
+        if not runs["hubert"].ids:
+            return _Speech(b"", b"", [0] * (len(spoken) + 1))
+        return self._merged(document, [runs[slot] for slot in self._slots])
+
+    def _merged(self, document: Document, streams: Sequence[Runs]) -> _Speech:
+        """Deduplicate within spans and merge by time. Streams are laid end to end in the order of ties."""
+        raw = np.concatenate([ids for runs in streams for ids in runs.ids])
+        # One row per stream: where each span begins, then the stream's end.
+        starts = np.zeros((len(streams), len(streams[0].per_span) + 1), dtype=np.int64)
+        np.cumsum([runs.per_span for runs in streams], axis=1, out=starts[:, 1:])
+        starts += np.concatenate(([0], starts[:-1, -1].cumsum()))[:, None]
+        keep = np.ones(len(raw) + 1, dtype=np.bool_)
+        np.not_equal(raw[1:], raw[:-1], out=keep[1:-1])
+        keep[starts] = True
+        if self._slots[0] == "style":
+            keep[: starts[0, -1]] = True
+        kept = keep[:-1].nonzero()[0]
+        edges = kept.searchsorted(starts)
+        ids = self._numbered(document, raw[kept], edges[:, -1].tolist())
+        bounds = (edges - edges[:, :1]).sum(axis=0)
+        glued = np.zeros(len(ids) + 1, dtype=np.bool_)
+        if len(streams) > 1:
+            order = _times(document, self._slots, streams, kept).argsort(kind="stable")
+            ids = ids[order]
+            rank = (order >= edges[1, 0]).view(np.int8) + (order >= edges[2, 0]).view(np.int8)
+            np.greater(rank[1:], rank[:-1], out=glued[1:-1])
+        glued[bounds] = True
+        return _Speech(ids.tobytes(), glued.tobytes(), bounds.tolist())
+
+    def _numbered(self, document: Document, units: npt.NDArray[np.uint16], ends: Sequence[int]) -> Ids:
+        """Return units, laid out by stream, as ids."""
+        ids = units.astype(np.int64)
+        for slot, (first, last) in zip(self._slots, pairwise([0, *ends]), strict=True):
+            offset, size = self._units[slot]
+            own = ids[first:last]
+            if first < last and own.max() >= size:
+                raise ValueError(
+                    f"document {document.key!r} has the {slot} unit {own.max()}, its codebook ends at {size - 1}"
+                )
+            own += offset
+        return ids
+
+
+def _intervals(document: Document, spoken: Sequence[Span], sequence: SequenceSection) -> list[tuple[int, int]]:
+    """Return where each speech span begins and ends on the document's timeline."""
+    end = len(document.words)
+    boundaries = sorted({edge for span in spoken for edge in span[1:3]} - {0, end})
+    cuts = speech_cuts(document, boundaries, sequence.gap)
+    if any(b < a for a, b in pairwise(cuts)):
+        raise ValueError(f"document {document.key!r}: the times of its words descend")
+    at = {**dict(zip(boundaries, cuts, strict=True)), 0: 0, end: FAR}
+    return [(at[span.start_word], at[span.end_word]) for span in spoken]
+
+
+def _parts(spans: Sequence[Span], bounds: Sequence[int]) -> list[_Part]:
+    """Return what becomes of the spans once it is known which speech has frames; see `stages.interleave.realise`."""
+    parts: list[_Part] = []
+    number = 0
+    for _, group in groupby(spans, key=itemgetter(1, 2)):
+        pair = list(group)
+        own = -1
+        if any(span.modality is Modality.SPEECH for span in pair):
+            own, number = number, number + 1
+        empty = own >= 0 and bounds[own] == bounds[own + 1]
+        if empty and len(pair) > 1:
+            continue
+        for modality, start, end, task in pair:
+            if modality is Modality.SPEECH and not empty:
+                parts.append(_Part(start, end, task, own))
+            elif parts and parts[-1].speech < 0 and not task:
+                parts[-1] = parts[-1]._replace(end_word=end)
+            else:
+                parts.append(_Part(start, end, task, -1))
+    return parts
+
+
+def _times(document: Document, slots: Sequence[str], streams: Sequence[Runs], kept: npt.NDArray[np.int64]) -> Ids:
+    """Return when each kept frame begins on the document's timeline, spans far apart, in the order of the frames.
+
+    `kept` are places in all runs laid end to end, so a run's frames have times a hop apart.
+    """
+    stride = document.segments[-1].end + 2
+    places: list[int] = []
+    lines: list[tuple[int, int, int, int]] = []
+    place, clamped = 0, False
+    for slot, runs in zip(slots, streams, strict=True):
+        hop = document.grids[slot].hop
+        for ids, first, segment, span, origin in zip(
+            runs.ids, runs.first, runs.segment, runs.span, runs.origin, strict=True
+        ):
+            zero, last = segment.start + span * stride, segment.num_samples - 1
+            lines.append((hop, zero + (first - place) * hop, zero + origin, zero + last))
+            places.append(place)
+            place += len(ids)
+            clamped = clamped or (first + len(ids) - 1) * hop > last
+    counts = np.diff(kept.searchsorted([*places, place]))
+    hops, zeros, origins, lasts = np.repeat(np.array(lines, dtype=np.int64).T, counts, axis=1)
+    times: Ids = np.maximum(kept * hops + zeros, origins)
+    # An extractor may give a frame more than covers the clip; it must not sort into the next utterance.
+    return np.minimum(times, lasts) if clamped else times
+
+
+def _as_bytes(token: int) -> bytes:
+    return np.array([token], dtype=np.int64).tobytes()

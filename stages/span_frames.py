@@ -1,0 +1,151 @@
+"""Which frames of each stream belong to the speech spans of a document, as views that need no copy.
+
+The rules are those of `stages.interleave.realise`; here they are worked out on runs of frames instead of arrays.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.clock import FrameGrid
+from stages.documents import Document, Segment
+
+FAR = 1 << 62
+"""Behind the end of any document."""
+
+Interval = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Runs:
+    """Runs of consecutive frames of one stream, in the order of spans and then of time.
+
+    Attributes:
+        ids: a view of full-rate ids per run.
+        first: number of the first frame of each run, on its segment's clock.
+        segment: the segment of each run.
+        span: the span of each run, counting speech spans only.
+        origin: of each run, on its segment's clock: what began earlier counts as beginning there.
+        per_span: frames of each span.
+    """
+
+    ids: list[npt.NDArray[np.uint16]] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    segment: list[Segment] = field(default_factory=list)
+    span: list[int] = field(default_factory=list)
+    origin: list[int] = field(default_factory=list)
+    per_span: list[int] = field(default_factory=list)
+
+    def add(self, slot: str, runs: Sequence[Interval], segment: Segment, span: int, origin: int) -> None:
+        ids = segment.streams[slot]
+        for start, stop in runs:
+            self.ids.append(ids[start:stop])
+            self.first.append(start)
+            self.segment.append(segment)
+            self.span.append(span)
+            self.origin.append(origin)
+            self.per_span[span] += stop - start
+
+
+def span_frames(
+    document: Document, intervals: Sequence[Interval], removed: Sequence[Interval], slots: Sequence[str]
+) -> dict[str, Runs]:
+    """Return slot to the frames of each speech span.
+
+    A pitch or style frame in force at a span's first HuBERT frame of a segment opens its frames there, also where it is
+    another span's; where a span has no HuBERT frame of a segment, it has no other either.
+
+    Args:
+        document: the document.
+        intervals: of each speech span on the document's timeline; 0 and FAR where it begins or ends the document.
+        removed: ascending, disjoint intervals whose frames are left out.
+        slots: streams wanted; `hubert` is one of them.
+    """
+    found = {slot: Runs(per_span=[0] * len(intervals)) for slot in slots}
+    hop = document.grids["hubert"].hop
+    others = [slot for slot in slots if slot != "hubert"]
+    starts = [segment.start for segment in document.segments]
+    holes = _Holes(document, removed) if removed else None
+    for number, (start, end) in enumerate(intervals):
+        for index in range(max(0, bisect_left(starts, start) - 1), len(starts)):
+            segment = document.segments[index]
+            if segment.start >= end:
+                break
+            spoken = _frames(document, "hubert", segment, start, end, holes)
+            if not spoken:
+                continue
+            origin = spoken[0][0] * hop
+            found["hubert"].add("hubert", spoken, segment, number, origin)
+            for slot in others:
+                own = _frames(document, slot, segment, start, end, holes)
+                in_force = min(origin // document.grids[slot].hop, len(segment.streams[slot]) - 1)
+                if in_force >= 0 and (not own or own[0][0] > in_force):
+                    own.insert(0, (in_force, in_force + 1))
+                found[slot].add(slot, own, segment, number, origin)
+    return found
+
+
+def _frames(
+    document: Document, slot: str, segment: Segment, start: int, end: int, holes: "_Holes | None"
+) -> list[Interval]:
+    """Return the runs of a segment's frames that stand for samples in [start, end) of the document's timeline."""
+    grid, count = document.grids[slot], len(segment.streams[slot])
+    first = 0 if start <= segment.start else _first(start - segment.start, segment, grid, count)
+    last = _first(end - segment.start, segment, grid, count)
+    if holes is not None:
+        return _without(first, last, holes.frames(slot, segment))
+    return [(first, last)] if first < last else []
+
+
+def _first(at: int, segment: Segment, grid: FrameGrid, count: int) -> int:
+    """Return the first frame that stands for a sample at or after `at` of a segment's clock, at most `count`.
+
+    The frame after which a segment ends may stand for a sample beyond that end; it counts to the segment all the same.
+    """
+    if at >= segment.num_samples:
+        return count
+    frame = -((grid.offset - at) // grid.hop)
+    return 0 if frame < 0 else min(frame, count)
+
+
+class _Holes:
+    """The frames that removed silence takes from each segment, worked out once per segment."""
+
+    def __init__(self, document: Document, removed: Sequence[Interval]) -> None:
+        self._grids = document.grids
+        self._removed = removed
+        self._ends = [end for _, end in removed]
+        self._known: dict[tuple[str, str, int], list[Interval]] = {}
+
+    def frames(self, slot: str, segment: Segment) -> list[Interval]:
+        """Return ascending, disjoint runs of frames of a segment."""
+        address = (slot, segment.key, segment.start)
+        if address not in self._known:
+            self._known[address] = self._find(self._grids[slot], segment, len(segment.streams[slot]))
+        return self._known[address]
+
+    def _find(self, grid: FrameGrid, segment: Segment, count: int) -> list[Interval]:
+        runs = []
+        for start, end in self._removed[bisect_right(self._ends, segment.start) :]:
+            if start >= segment.end:
+                break
+            first = _first(start - segment.start, segment, grid, count)
+            runs.append((first, _first(end - segment.start, segment, grid, count)))
+        return runs
+
+
+def _without(first: int, last: int, holes: Sequence[Interval]) -> list[Interval]:
+    """Return frames [first, last) without the holes, which ascend, as runs."""
+    runs = []
+    for start, stop in holes:
+        if start >= last:
+            break
+        if first < start:
+            runs.append((first, start))
+        first = max(first, stop)
+    if first < last:
+        runs.append((first, last))
+    return runs
