@@ -307,9 +307,7 @@ def score(
 @click.option("--set", "overrides", multiple=True, metavar="a.b=c", help="Override a key of the sequence section.")
 @engine_options
 @command
-def bake(
-    dataset: str, out: str, epochs: int, seed: int, streams: int, overrides: Sequence[str], **engine: Any
-) -> None:
+def bake(dataset: str, out: str, epochs: int, seed: int, streams: int, overrides: Sequence[str], **engine: Any) -> None:
     """Freeze the reader's token sequences into plain WebDataset shards; run it again to resume.
 
     \b

@@ -141,6 +141,21 @@ def train_step(
         console.print(f"train: {summary}")
 
 
+def bake_step(
+    console: Console, dataset: str, recipe: Recipe, settings: RunSettings, *, seed: int, epochs: int, streams: int
+) -> None:
+    from pipeline.bake import BakeConfig, bake
+
+    config = BakeConfig(dataset=dataset, sequence=recipe.sequence, seed=seed, epochs=epochs, streams=streams)
+    with progress_bar(console, "bake") as progress:
+        info = bake(config, settings.out, settings.engine, settings.limits, progress)
+    share = info["speech_tokens"] / max(1, info["tokens"])
+    console.print(
+        f"{settings.out}: {info['blocks']:,} blocks of {info['context']} tokens in {len(info['shards']):,} shards; "
+        f"{info['tokens']:,} tokens, {share:.1%} of them speech"
+    )
+
+
 def status_step(console: Console, folder: str) -> None:
     """Count commit records; says nothing that is not in them."""
     plan = planned(folder)
