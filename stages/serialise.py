@@ -19,7 +19,9 @@ MERGE_ORDER = ("style", "pitch", "hubert")
 PREFIX = {"hubert": "Hu", "pitch": "Pi", "style": "St"}
 _SLOT = {prefix: slot for slot, prefix in PREFIX.items()}
 _RANK = {PREFIX[slot]: rank for rank, slot in enumerate(MERGE_ORDER)}
-_TOKEN = re.compile(r"\[(Hu|Pi|St)(0|[1-9][0-9]*)\]")
+_TOKEN = re.compile(r"\[(Hu|Pi|St)(0|[1-9][0-9]{0,4})\]")
+
+MAX_ID = 2**16 - 1
 
 RELEASED_HUBERT_RATE = 24.99
 """The rate by which the release sorts; under 100 s it gives the order that the exact 25 Hz gives."""
@@ -75,13 +77,12 @@ def speech_tokens(
         dedup_hubert: keep the first of each run of equal ids.
         dedup_pitch: the same.
         dedup_style: the same.
+
+    Raises:
+        ValueError: if a stream is no row of integers that fit 16 bits, or a rate is not positive.
     """
     given = {"style": (style, style_rate), "pitch": (pitch, pitch_rate), "hubert": (hubert, hubert_rate)}
-    streams = {
-        slot: Timed(np.asarray(ids, dtype=np.int64), np.arange(len(ids)) / float(rate))
-        for slot, (ids, rate) in given.items()
-        if ids is not None
-    }
+    streams = {slot: _clip(slot, ids, rate) for slot, (ids, rate) in given.items() if ids is not None}
     wanted = {"hubert": dedup_hubert, "pitch": dedup_pitch, "style": dedup_style}
     return merge_streams(streams, deduplicate={slot for slot, on in wanted.items() if on})
 
@@ -100,7 +101,15 @@ def merge_streams(streams: Mapping[str, Timed], *, deduplicate: Collection[str])
 
 
 def parse_speech_tokens(tokens: str | Iterable[str]) -> dict[str, npt.NDArray[np.uint16]]:
-    """Return the ids of each stream in order, uint16; the inverse of `speech_tokens` where nothing was deduplicated.
+    """Return the ids of each stream in order, uint16: what is left of the frames that `speech_tokens` was given.
+
+    Of a stream that was not deduplicated these are its frames, frame i beginning at i / rate; if none was,
+    `speech_tokens` with the same rates gives the same tokens again. Of a deduplicated stream they are the ids of its
+    runs: how long a run lasted is lost, save for what the order among the streams' tokens bounds. A stream that was
+    left out cannot be told from an empty one.
+
+    Args:
+        tokens: the string form or its tokens; speech alone, without markers and text.
 
     Raises:
         ValueError: naming what is not a speech token, or an id that does not fit 16 bits.
@@ -110,11 +119,22 @@ def parse_speech_tokens(tokens: str | Iterable[str]) -> dict[str, npt.NDArray[np
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
-        if match is None or int(match[2]) > np.iinfo(np.uint16).max:
+        if match is None or int(match[2]) > MAX_ID:
             raise ValueError(f"not a speech token at character {position}: {text[position : position + 20]!r}")
         streams[_SLOT[match[1]]].append(int(match[2]))
         position = match.end()
     return {slot: np.array(ids, dtype=np.uint16) for slot, ids in streams.items()}
+
+
+def _clip(slot: str, ids: Sequence[int] | npt.NDArray[Any], rate: float | Fraction) -> Timed:
+    units = np.asarray(ids)
+    if units.ndim != 1 or (len(units) and units.dtype.kind not in "iu"):
+        raise ValueError(f"{slot}: ids must be a row of integers, got {units.dtype} of shape {units.shape}")
+    if len(units) and not 0 <= units.min() <= units.max() <= MAX_ID:
+        raise ValueError(f"{slot}: ids must lie in [0, {MAX_ID}], got {units.min()} to {units.max()}")
+    if rate <= 0:
+        raise ValueError(f"{slot}: the rate must be positive, got {rate}")
+    return Timed(units.astype(np.int64), np.arange(len(units)) / float(rate))
 
 
 def _present(streams: Mapping[str, Timed]) -> list[str]:
