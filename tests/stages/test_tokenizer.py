@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import io
 import random
@@ -141,6 +142,28 @@ def test_the_models_file_is_read_as_sentencepiece_reads_it(model_type, options):
     assert defined == [text for text in options.get("user_defined_symbols", "").split(",") if text]
     assert facts.model_type == {"unigram": 1, "bpe": 2}[model_type]
     assert facts.byte_fallback == options.get("byte_fallback", True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": 1},
+        {"byte_fallback": False},
+        {"space_is_suffix": True},
+        {"normalises": True},
+        {"dummy_prefix": False},
+        {"writes_space": False},
+        {"pieces": (("a", 1),)},
+        {"pieces": (("\u2581", 1), ("a", 4))},
+        {"pieces": (("\u2581", 1), ("a\u2581", 1))},
+        {"pieces": (("\u2581", 1), ("\u2581a\u2581b", 1))},
+        {"pieces": (("\u2581", 1), ("a b", 1))},
+    ],
+)
+def test_each_setting_alone_decides(change):
+    facts = ModelFacts.of(model()._model)
+    assert facts.is_word_by_word()
+    assert not dataclasses.replace(facts, **change).is_word_by_word()
 
 
 @pytest.mark.parametrize("data", [b"\x0b", b"\x0a\x05ab", b"\x0a", b"\x80"])
