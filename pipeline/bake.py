@@ -17,12 +17,16 @@ from pipeline.dataset import Dataset
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.job import Job, Limits
 from pipeline.plan import Plan
-from pipeline.reader.opening import open_reader, open_sources
+from pipeline.reader.opening import open_reader, require_streams
+from pipeline.reader.vocabularies import open_vocabulary, tokenizer_artifact
 from pipeline.shards import add_member
-from pipeline.storage import join, list_names, publish_json, read_json
+from pipeline.storage import join, list_names, publish_bytes, publish_json, read_json
 from schemas.canonical import fingerprint
 from schemas.clock import SAMPLE_RATE
+from schemas.records import Artifact
 from schemas.sequence import SequenceSection
+from stages.artifacts import verified_bytes
+from stages.vocabulary import Vocabulary
 
 SHUFFLE_SHARDS = 16
 TOKENS_PER_SHARD = 2**24
@@ -136,30 +140,22 @@ class BakedSink:
 
 
 def bake(config: BakeConfig, out: str, engine: EngineSettings, limits: Limits, progress: Progress) -> dict[str, Any]:
-    """Write the blocks of some epochs and, last, `baked.json`; return its content. Running it again resumes.
+    """Write the tokenizer, the blocks of some epochs and, last, `baked.json`; return its content. A rerun resumes.
 
     Raises:
         BakeExists: if the folder holds anything made from other data or with other settings.
         BadDataset: if the dataset is not finished.
+        ValueError: if it lacks a stream that the sequence section wants, or the tokenizer does not do.
         RunFailed: if streams could not be written; see `pipeline.drive.drive`.
     """
     dataset = Dataset.open(config.dataset)
-    _, _, vocabulary = open_sources(dataset, config.sequence, seed=config.seed)
-    info = {
-        "context": config.sequence.context,
-        "dataset": dataset.info["fingerprint"],
-        "dtype": ids_dtype(vocabulary.size),
-        "epochs": config.epochs,
-        "format": FORMAT,
-        "seed": config.seed,
-        "sequence": config.sequence.model_dump(mode="json", exclude={"vocabulary": {"tokenizer"}}),
-        "shuffle_shards": SHUFFLE_SHARDS,
-        "streams": config.streams,
-        "tokens_per_shard": TOKENS_PER_SHARD,
-        "vocabulary": vocabulary.describe(),
-    }
+    require_streams([dataset], config.sequence)
+    vocabulary = open_vocabulary(dataset, config.sequence.vocabulary)
+    tokenizer = tokenizer_artifact([dataset], config.sequence.vocabulary)
+    info = _description(config, dataset, vocabulary, tokenizer)
     mark = fingerprint(info)
     _require_own(out, mark)
+    publish_bytes(verified_bytes(tokenizer), join(out, info["tokenizer"]))
     sink = BakedSinkConfig(
         dtype=ids_dtype(vocabulary.size), blocks_per_shard=max(1, TOKENS_PER_SHARD // config.sequence.context)
     )
@@ -170,6 +166,24 @@ def bake(config: BakeConfig, out: str, engine: EngineSettings, limits: Limits, p
     info |= {"fingerprint": mark, **_totals(records)}
     publish_json(info, join(out, "baked.json"))
     return info
+
+
+def _description(config: BakeConfig, dataset: Dataset, vocabulary: Vocabulary, tokenizer: Artifact) -> dict[str, Any]:
+    """Return what decides every byte of a bake, as plain JSON values."""
+    return {
+        "context": config.sequence.context,
+        "dataset": dataset.info["fingerprint"],
+        "dtype": ids_dtype(vocabulary.size),
+        "epochs": config.epochs,
+        "format": FORMAT,
+        "seed": config.seed,
+        "sequence": config.sequence.model_dump(mode="json", exclude={"vocabulary": {"tokenizer"}}),
+        "shuffle_shards": SHUFFLE_SHARDS,
+        "streams": config.streams,
+        "tokenizer": "artifacts/tokenizer.json" if tokenizer.path.endswith(".json") else "artifacts/tokenizer.model",
+        "tokens_per_shard": TOKENS_PER_SHARD,
+        "vocabulary": vocabulary.describe(),
+    }
 
 
 def _totals(records: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,8 +14,11 @@ from pipeline.commit import commit_path
 from pipeline.dataset import BadDataset
 from pipeline.reader.shard_file import ShardFile, damaged
 from pipeline.reader.source import BadShard, Packed, Shard
+from pipeline.reader.vocabularies import load_tokenizer
 from pipeline.storage import is_remote, join, read_bytes, read_json
-from stages.vocabulary import Vocabulary
+from schemas.records import Artifact
+from schemas.sequence import VocabularySection
+from stages.vocabulary import BLOCKS, Vocabulary
 
 
 class BakedSource:
@@ -103,6 +106,21 @@ class _BakedShard:
 
     def close(self) -> None:
         self._file.close()
+
+
+def baked_vocabulary(path: str) -> Vocabulary:
+    """Return the vocabulary that a bake was made for, from what the folder itself holds.
+
+    Raises:
+        BadDataset: if the bake is not finished, or of another format.
+        ValueError: if its tokenizer is missing or changed.
+    """
+    info = _baked_info(path)
+    described = info["vocabulary"]
+    tokenizer = Artifact(path=join(path, info["tokenizer"]), sha256=described["tokenizer_sha256"])
+    sizes = {slot: last - first for slot, (first, last) in described["blocks"].items() if slot in BLOCKS}
+    section = VocabularySection.model_validate(info["sequence"]["vocabulary"])
+    return Vocabulary(load_tokenizer(tokenizer), sizes, section, tokenizer.sha256)
 
 
 def _baked_info(root: str) -> dict[str, Any]:
