@@ -169,7 +169,7 @@ def _parts(spans: Sequence[Span], bounds: Sequence[int]) -> list[_Part]:
         for modality, start, end, task in pair:
             if modality is Modality.SPEECH and not empty:
                 parts.append(_Part(start, end, task, own))
-            elif parts and parts[-1].speech < 0 and not task:
+            elif parts and parts[-1].speech < 0:
                 parts[-1] = parts[-1]._replace(end_word=end)
             else:
                 parts.append(_Part(start, end, task, -1))

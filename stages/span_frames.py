@@ -55,8 +55,8 @@ def span_frames(
 ) -> dict[str, Runs]:
     """Return slot to the frames of each speech span.
 
-    A pitch or style frame in force at a span's first HuBERT frame of a segment opens its frames there, also where it is
-    another span's; where a span has no HuBERT frame of a segment, it has no other either.
+    The pitch or style frame in force at a span's first HuBERT frame of a segment opens its frames there, whatever span
+    it belongs to; earlier ones are left out. Where a span has no HuBERT frame of a segment, it has no other either.
 
     Args:
         document: the document.
@@ -82,9 +82,7 @@ def span_frames(
             for slot in others:
                 own = _frames(document, slot, segment, start, end, holes)
                 in_force = min(origin // document.grids[slot].hop, len(segment.streams[slot]) - 1)
-                if in_force >= 0 and (not own or own[0][0] > in_force):
-                    own.insert(0, (in_force, in_force + 1))
-                found[slot].add(slot, own, segment, number, origin)
+                found[slot].add(slot, _opened(own, in_force) if in_force >= 0 else own, segment, number, origin)
     return found
 
 
@@ -98,6 +96,17 @@ def _frames(
     if holes is not None:
         return _without(first, last, holes.frames(slot, segment))
     return [(first, last)] if first < last else []
+
+
+def _opened(own: Sequence[Interval], in_force: int) -> list[Interval]:
+    """Return the frame in force and the later ones of a span's own."""
+    opened = [(in_force, in_force + 1)]
+    for first, last in own:
+        if first <= in_force + 1:
+            opened[0] = (in_force, max(opened[0][1], last))
+        else:
+            opened.append((first, last))
+    return opened
 
 
 def _first(at: int, segment: Segment, grid: FrameGrid, count: int) -> int:

@@ -142,19 +142,6 @@ def test_one_encoder_for_many_documents(policy, stream, silence) -> None:
             assert_same(encoder.encode(doc, spans), PIECES.encode(render(doc, spans, sequence)))
 
 
-def test_a_task_never_runs_on_from_the_text_before_it() -> None:
-    doc = document((6,))
-    spans = (
-        Span(Modality.TEXT, 0, 3),
-        Span(Modality.TEXT, 3, 6, "tts"),
-        Span(Modality.SPEECH, 3, 6),
-    )
-    sequence = SequenceSection()
-    found = encode_document(doc, spans, sequence, PIECES)
-    assert_same(found, PIECES.encode(render(doc, spans, sequence)))
-    assert found.ids.tolist().count(PIECES.marker_id(0)) == 2
-
-
 @pytest.mark.parametrize(("slot", "stream"), [("hubert", "base"), ("hubert", "expressive"), ("style", "expressive")])
 def test_a_unit_beyond_its_codebook_is_an_error_only_where_it_is_used(slot: str, stream: str) -> None:
     good = record(num_samples=64_000)
