@@ -20,27 +20,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import bake as baking
 from pipeline.bake import BakeConfig, BakedSinkConfig, BakeExists, bake
 from pipeline.baked_blocks import BakedBlock, block_members, ids_dtype, packed_of
-from pipeline.commit import commit, commit_path, scratch_folder, valid_commits
-from pipeline.drive import EngineSettings, Progress, RunFailed
+from pipeline.commit import commit_path
+from pipeline.drive import EngineSettings, RunFailed
 from pipeline.engines import EngineName
 from pipeline.job import Job, Limits
-from pipeline.plan import Plan
 from pipeline.reader import Block, block_of, open_reader
 from pipeline.reader.baked_source import BakedSource, baked_vocabulary
 from pipeline.reader.source import Packed
 from schemas.sequence import SequenceSection, SpiritLmPolicy, VocabularySection
+from tests.bake_builders import bake_here, quiet
 from tests.sequence_builders import corpus, write_dataset
 
 SEQUENCE = SequenceSection(context=64, policy=SpiritLmPolicy(text_words=(2, 5), speech_words=(2, 4)))
 LOCAL = EngineSettings(engine="local", workers=2, stall_seconds=60)
 EPOCHS, STREAMS = 2, 3
-
-
-def quiet(*_: object) -> None:
-    """No progress is shown."""
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +54,6 @@ def baked(config: BakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("baked") / "b"
     bake(config, str(out), LOCAL, Limits(), quiet)
     return out
-
-
-def drive_here(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) -> dict[int, dict[str, Any]]:
-    """Do what the driver and its engines do, one split after another in this process."""
-    assert job.source is not None
-    source, sink = job.source.setup(), job.sink.setup()
-    for split in range(len(plan.sizes)):
-        folder = scratch_folder(job.root, split)
-        facts = sink.write(split, source.outcomes(split), folder)
-        commit(job.root, split, job.fingerprint, folder, facts)
-    return valid_commits(job.root, job.fingerprint, range(len(plan.sizes)))
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baking, "drive", drive_here)
 
 
 def read(config: BakeConfig, **options: Any) -> list[Block]:
@@ -310,20 +289,18 @@ def test_a_damaged_dataset_fails_the_bake_by_name(config: BakeConfig, tmp_path: 
     assert not (tmp_path / "b" / "baked.json").exists()
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_stream_without_documents_has_no_shard(config: BakeConfig, tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "d", [corpus(1)])
     one = replace(config, dataset=str(root), epochs=1)
-    info = bake(one, str(tmp_path / "b"), LOCAL, Limits(), quiet)
+    info = bake_here(one, tmp_path / "b")
     assert len(info["shards"]) == 1
     assert all(Path(commit_path(str(tmp_path / "b"), stream)).exists() for stream in range(STREAMS))
     assert BakedSource(str(tmp_path / "b"), baked_vocabulary(str(tmp_path / "b"))).sizes.sum() == info["blocks"]
 
 
-@pytest.mark.usefixtures("in_process")
-def test_shards_are_cut_by_tokens(config: BakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baking, "TOKENS_PER_SHARD", 5 * SEQUENCE.context)
-    info = bake(replace(config, epochs=1, streams=1), str(tmp_path / "b"), LOCAL, Limits(), quiet)
+def test_shards_are_cut_by_tokens(config: BakeConfig, tmp_path: Path) -> None:
+    one = replace(config, epochs=1, streams=1)
+    info = bake_here(one, tmp_path / "b", tokens_per_shard=5 * SEQUENCE.context + 63)
     counts = [count for _, count in info["shards"]]
     assert len(counts) > 2
     assert set(counts[:-1]) == {5}
