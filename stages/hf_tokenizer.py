@@ -125,7 +125,7 @@ def _require_bpe(spec: Any) -> None:
 
 
 def _take_out_added_tokens(spec: dict[str, Any]) -> dict[int, str]:
-    """Remove from a tokenizer's description what would turn text into added tokens, and what adds or cuts tokens.
+    """Remove from a tokenizer's description what would turn text into added tokens, and truncation and padding.
 
     Returns:
         id to text of the tokens that the description does not hold any more.
@@ -151,7 +151,7 @@ def _take_out_added_tokens(spec: dict[str, Any]) -> dict[int, str]:
                 raise ValueError(f"an added token has no text or no id: {token}")
     if model.get("unk_token") not in vocab:
         model["unk_token"] = None
-    spec |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    spec |= {"added_tokens": [], "truncation": None, "padding": None}
     return added
 
 

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from stages.artifacts import artifact_of
 from stages.hf_tokenizer import HuggingFaceTokenizer, load_hf_tokenizer
@@ -31,7 +31,7 @@ BYTE_LEVEL = {
     "gpt4": byte_level("gpt4"),
     "gpt4o": byte_level("gpt4o"),
     "split by gpt2's": byte_level("gpt2"),
-    "smollm": byte_level("digits"),
+    "digits first": byte_level("digits"),
 }
 SPACE_SIGN = {
     "metaspace": space_sign("always"),
@@ -223,6 +223,19 @@ def test_merges_as_strings_are_read() -> None:
     spec = json.loads(byte_level())
     old = spec | {"model": spec["model"] | {"merges": [" ".join(pair) for pair in spec["model"]["merges"]]}}
     assert HuggingFaceTokenizer(json.dumps(old)).encode("the dog") == opened(byte_level()).encode("the dog")
+
+
+def test_nothing_is_added_or_cut_off() -> None:
+    library = Tokenizer.from_str(byte_level())
+    library.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|endoftext|>", special_tokens=[("<|im_start|>", 1), ("<|endoftext|>", 0)]
+    )
+    library.enable_truncation(4)
+    library.enable_padding(length=64)
+    text = "the quick brown fox jumps over the lazy dog"
+    assert library.encode(text).ids != opened(byte_level()).encode(text)
+    assert HuggingFaceTokenizer(library.to_str()).encode(text) == opened(byte_level()).encode(text)
+    assert HuggingFaceTokenizer(library.to_str()).encode("") == []
 
 
 def test_a_file_is_loaded_by_its_hash(tmp_path) -> None:

@@ -145,6 +145,27 @@ def test_the_models_file_is_read_as_sentencepiece_reads_it(model_type, options):
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"space_is_suffix": False, "normalises": False, "dummy_prefix": True, "writes_space": True}),
+        ({"treat_whitespace_as_suffix": True}, {"space_is_suffix": True}),
+        ({"normalization_rule_name": "nmt_nfkc"}, {"normalises": True}),
+        ({"add_dummy_prefix": False}, {"dummy_prefix": False}),
+    ],
+)
+def test_the_settings_of_a_models_training_are_found(options, expected):
+    facts = ModelFacts.of(model(**options)._model)
+    assert {name: getattr(facts, name) for name in expected} == expected
+
+
+def test_a_model_that_leaves_spaces_as_they_are_is_noticed():
+    normalizer_with_escape_whitespaces_false = b"\x1a\x02\x28\x00"
+    data = model()._model + normalizer_with_escape_whitespaces_false
+    assert not ModelFacts.of(data).writes_space
+    assert SentencePieceProcessor(model_proto=data).encode("the cat") != model().encode("the cat")
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"model_type": 1},

@@ -43,7 +43,7 @@ def _trained(
 
 @cache
 def byte_level(pattern: str = "", *, prefix: bool = False, nfc: bool = False, ignore_merges: bool = False) -> str:
-    """GPT-2's kind without a pattern, else Llama 3's and Qwen's; `digits` is SmolLM's."""
+    """GPT-2's kind without a pattern, else Llama 3's and Qwen's; `digits` cuts digits out first."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     plain = pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=pattern in ("", "digits"))
     if pattern == "digits":
