@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.manifest import ManifestError, locate
+from pipeline.removed import read_removed, root_of_rows
 from pipeline.storage import join, publish_bytes, publish_json, read_json
 from schemas.canonical import canonical_json
 from schemas.clock import SAMPLE_RATE, Samples
@@ -177,10 +178,15 @@ def read_plan(root: str) -> Plan | None:
 
 
 def load_rows(rows_path: str, split: int, base: str) -> list[Row]:
-    """Read one split's rows."""
+    """Read one split's rows; those that `removed.jsonl` lists come as rejects.
+
+    Raises:
+        BadRemovedList: if that list is damaged.
+    """
+    removed = read_removed(root_of_rows(rows_path))
     with fsspec.open(rows_path, "rb") as file:
         table = pq.ParquetFile(file).read_row_group(split)
-    return [_from_row(row, base) for row in table.to_pylist()]
+    return [removed.apply(_from_row(row, base)) for row in table.to_pylist()]
 
 
 def all_rows(plan: Plan) -> Iterator[Row]:

@@ -42,6 +42,8 @@ class Reason(StrEnum):
     """A stage raised; the detail names the exception class."""
     CRASHED = "crashed"
     """The record killed, hung or starved its worker more often than allowed."""
+    REMOVED = "removed"
+    """Taken down by `interloom remove`; the reject names a hash, not the id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
