@@ -175,7 +175,7 @@ def interleaved_string(document: Document, spans: Sequence[Span], sequence: Sequ
 
 def _text(document: Document, span: Span, before: list[Realised]) -> Realised:
     """Return a text span rendered; text directly before it, left by a dissolved speech span, is taken in."""
-    if not span.task and before and before[-1].span.modality is Modality.TEXT:
+    if before and before[-1].span.modality is Modality.TEXT:
         span = before.pop().span._replace(end_word=span.end_word)
     text = document.text(span.start_word, span.end_word)
     return Realised(span, Piece(modality=Modality.TEXT, text=text, task=span.task))

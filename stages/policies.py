@@ -116,8 +116,8 @@ def _poisson(
     one span is cut so that the lengths add up to it. All arrangements of the spans with text between any two are
     equally likely; where the text is too short for that, spans may touch and become one.
 
-    Closed boundaries move the ends of spans to the nearest open ones; the next span makes up for it. What is missing
-    or too many in the end is at most half of the longest run of words without an open boundary.
+    Closed boundaries move the ends of spans to the nearest open ones; the next span makes up for it. In the end the
+    number of speech words is as wanted, or no run of words between open boundaries could be turned to bring it nearer.
     """
     wanted = min(int(num_words * policy.speech_share + rng.random()), num_words)
     lengths: list[int] = []
@@ -178,27 +178,43 @@ def _nearest(target: int, edges: Sequence[int]) -> int:
 
 
 def _evened_out(spans: Sequence[Words], missing: int, edges: Sequence[int]) -> list[Words]:
-    """Make whole runs between open edges speech, or text if `missing` is negative, until nothing smaller helps.
-
-    Runs beside a switch come first, so that spans grow and shrink rather than new ones appear.
-    """
+    """Make whole runs between open edges speech or text until no other one would bring the count of words nearer."""
     runs = list(pairwise(edges))
     spoken = [False] * len(runs)
     for start, end in spans:
         first, stop = bisect_left(edges, start), bisect_left(edges, end)
         spoken[first:stop] = [True] * (stop - first)
-    wrong, lacking = missing < 0, abs(missing)
-    flanked = [i for i in range(len(runs)) if spoken[i] == wrong and (not wrong) in spoken[max(i - 1, 0) : i + 2]]
-    others = [i for i in range(len(runs)) if spoken[i] == wrong]
-    for i in (*flanked, *others):
-        start, end = runs[i]
-        if spoken[i] == wrong and end - start <= lacking:
-            spoken[i] = not wrong
-            lacking -= end - start
-    left = [(end - start, i) for i, (start, end) in enumerate(runs) if spoken[i] == wrong]
-    if left and min(left)[0] < 2 * lacking:
-        spoken[min(left)[1]] = not wrong
+    while abs(left := _turn_runs(runs, spoken, missing)) < abs(missing):
+        missing = left
     return list(compress(runs, spoken))
+
+
+def _turn_runs(runs: Sequence[Words], spoken: list[bool], missing: int) -> int:
+    """Turn runs of the modality that has too many words as long as that helps; return what is missing then.
+
+    It begins beside the switches, so that spans grow and shrink, and makes new ones only where that is not enough.
+    """
+    too_many, lacking = missing < 0, abs(missing)
+
+    def turn(i: int, most: int) -> bool:
+        nonlocal lacking
+        words = runs[i][1] - runs[i][0]
+        if spoken[i] != too_many or words > most:
+            return False
+        spoken[i] = not too_many
+        lacking -= words
+        return True
+
+    for switch in [i for i in range(1, len(runs)) if spoken[i] != spoken[i - 1]]:
+        place, step = (switch, 1) if spoken[switch] == too_many else (switch - 1, -1)
+        while 0 <= place < len(runs) and turn(place, lacking):
+            place += step
+    for place in range(len(runs)):
+        turn(place, lacking)
+    left = [(end - start, i) for i, (start, end) in enumerate(runs) if spoken[i] == too_many]
+    if left:
+        turn(min(left)[1], 2 * lacking - 1)
+    return -lacking if too_many else lacking
 
 
 def _bernoulli(
