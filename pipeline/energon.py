@@ -14,6 +14,8 @@ import yaml
 from pipeline.storage import join, publish_bytes, publish_json
 
 FOLDER = ".nv-meta"
+PARTS = ("f0.npy", "hubert.npy", "json", "pitch.npy", "style.npy")
+"""Members that Energon loads. FLAC is left out: Energon decodes it, which needs its extra `av_decode`."""
 
 
 def write_energon_files(root: str, records: Mapping[int, Mapping[str, Any]]) -> None:
@@ -22,5 +24,5 @@ def write_energon_files(root: str, records: Mapping[int, Mapping[str, Any]]) -> 
     publish_json({"shard_counts": counts}, join(root, FOLDER, ".info.json"))
     parts = {"exclude": [], "split_parts": {"test": [], "train": list(counts), "val": []}}
     publish_bytes(yaml.safe_dump(parts).encode(), join(root, FOLDER, "split.yaml"))
-    dataset = {"__class__": "CrudeWebdataset", "__module__": "megatron.energon"}
+    dataset = {"__class__": "CrudeWebdataset", "__module__": "megatron.energon", "part_filter": list(PARTS)}
     publish_bytes(yaml.safe_dump(dataset).encode(), join(root, FOLDER, "dataset.yaml"))

@@ -15,7 +15,8 @@ def test_every_shard_with_records_is_in_train_and_the_others_nowhere(tmp_path: P
     split = yaml.safe_load((folder / "split.yaml").read_text())
     assert split == {"exclude": [], "split_parts": {"test": [], "train": list(counts), "val": []}}
     dataset = yaml.safe_load((folder / "dataset.yaml").read_text())
-    assert dataset == {"__module__": "megatron.energon", "__class__": "CrudeWebdataset"}
+    parts = ["f0.npy", "hubert.npy", "json", "pitch.npy", "style.npy"]
+    assert dataset == {"__module__": "megatron.energon", "__class__": "CrudeWebdataset", "part_filter": parts}
     assert sorted(path.name for path in folder.iterdir()) == [".info.json", "dataset.yaml", "split.yaml"]
 
 
