@@ -6,6 +6,7 @@ from pipeline.audit.summary import DrawnExample, DrawnSpan
 from pipeline.dataset import Dataset
 from pipeline.reader import vocabulary_of
 from pipeline.reader.draw import draw_document
+from schemas.sequence import Policy, SpiritLmPolicy
 from schemas.unit_record import UnitRecord
 from stages.documents import document_from
 from stages.interleave import Modality, Piece, realise
@@ -45,6 +46,13 @@ def recipe_draw(dataset: Dataset, *, seed: int) -> Draw:
         )
 
     return draw
+
+
+def length_bounds(policy: Policy) -> dict[str, tuple[int, int]]:
+    """Return modality to the least and most words of a span; empty for a policy that sets none."""
+    if not isinstance(policy, SpiritLmPolicy):
+        return {}
+    return {Modality.TEXT.value: policy.text_words, Modality.SPEECH.value: policy.speech_words}
 
 
 def num_tokens(piece: Piece, encode: Encode) -> int:
