@@ -1,14 +1,15 @@
 """The record at rest: what one sample of a shard holds, and its exact bytes."""
 
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from schemas.canonical import canonical_json
 from schemas.clock import Samples
@@ -106,9 +107,11 @@ class UnitRecord:
             BadRecord: naming the key and what is wrong.
         """
         try:
-            body = json.loads(members["json"])
-            words = tuple(Word(*word) for word in body.pop("words"))
+            body = orjson.loads(members["json"])
+            words = _words(body.pop("words"))
             text, doubtful, num_samples = body.pop("text"), tuple(body.pop("doubtful")), body.pop("num_samples")
+            if type(num_samples) is not int or num_samples < 0 or not {*map(type, doubtful)} <= {int}:
+                raise ValueError("num_samples or doubtful are no whole numbers")
             if body.pop("key") != key:
                 raise ValueError("the JSON names another key")
             streams = {name: unit_ids(members[f"{name}.npy"]) for name in STREAMS if f"{name}.npy" in members}
@@ -126,6 +129,17 @@ class UnitRecord:
             flac=members.get("flac"),
             meta=body,
         )
+
+
+def _words(rows: Any) -> tuple[Word, ...]:
+    """Return words from their JSON form, a list of [text, start, end, score] each."""
+    words = tuple(map(Word._make, rows))
+    if not words:
+        return words
+    texts, starts, ends, scores = ({*map(type, column)} for column in zip(*words, strict=True))
+    if not (texts == {str} and starts | ends <= {int, NoneType} and scores <= {float, int, NoneType}):
+        raise TypeError("words are [text, start, end, score] with whole samples or null as times")
+    return words
 
 
 def rounded(score: float | None) -> float | None:

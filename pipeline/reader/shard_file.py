@@ -9,14 +9,14 @@ import hashlib
 import mmap
 import re
 from collections.abc import Collection, Mapping
-from io import FileIO
 from struct import Struct
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, Self
 from zlib import adler32
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.reader.shard_cache import Committed
 from pipeline.reader.source import BadShard
 
 BLOCK = 512
@@ -39,32 +39,31 @@ class ShardFile:
         self._data = data
 
     @classmethod
-    def open(cls, name: str, file: FileIO | BinaryIO, index: bytes, commit: Mapping[str, Any], *, verify: bool) -> Self:
+    def open(cls, name: str, file: IO[bytes], index: bytes, commit: Mapping[str, Any], *, verify: bool) -> Self:
         """Map an open shard into memory; `file` may be closed afterwards.
 
         Args:
-            name: of the shard in errors: its path or URL, ending in `.tar`.
+            name: path or URL of the shard.
             file: the shard, a real file.
             index: content of its `.tar.idx`.
             commit: the shard's commit record.
-            verify: compare the sha256 of the whole shard, which reads it once, and of the index.
+            verify: compare the sha256 of the whole shard, which reads it once; that of the index always is.
 
         Raises:
-            BadShard: if a file is not what the commit record says.
+            BadShard: if the shard or its index is not what the commit record says.
         """
-        base = name.rsplit("/", 1)[-1]
-        check_bytes(f"{name}.idx", index, described(commit, f"{base}.idx", name), verify=True)
-        facts = described(commit, base, name)
+        shard, records = committed(commit, name), int(commit["records"])
+        whole(committed(commit, f"{name}.idx"), index)
         size = file.seek(0, 2)
-        if size != facts["bytes"]:
-            raise damaged(name, f"it has {size} bytes, its commit record says {facts['bytes']}")
+        if size != shard.bytes:
+            raise damaged(name, f"it has {size} bytes, its commit record says {shard.bytes}")
         offsets = np.frombuffer(index, dtype="<u8") if len(index) % 8 == 0 else np.empty(0, dtype="<u8")
-        if len(offsets) != commit["records"] + 1:
-            raise damaged(f"{name}.idx", f"{len(index)} bytes do not hold {commit['records']} offsets and the end")
+        if len(offsets) != records + 1:
+            raise damaged(f"{name}.idx", f"{len(index)} bytes do not hold {records} offsets and the end")
         if offsets[0] != 0 or int(offsets[-1]) > size or np.any(offsets[1:] <= offsets[:-1]) or np.any(offsets % BLOCK):
             raise damaged(f"{name}.idx", "its offsets do not ascend in blocks of 512 bytes within the shard")
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if verify and hashlib.sha256(data).hexdigest() != facts["sha256"]:
+        if verify and hashlib.sha256(data).hexdigest() != shard.sha256:
             data.close()
             raise damaged(name, "its sha256 is not the one in its commit record")
         return cls(name, offsets, data)
@@ -122,25 +121,29 @@ def damaged(name: str, detail: str) -> BadShard:
     return BadShard(f"{name} is damaged ({detail}); copy it again, or delete its commit record and run the build again")
 
 
-def described(commit: Mapping[str, Any], base: str, name: str) -> Mapping[str, Any]:
-    """Return the size and sha256 that a commit record gives a file.
+def committed(commit: Mapping[str, Any], url: str) -> Committed:
+    """Return a file of a shard as the shard's commit record describes it.
 
     Raises:
-        BadShard: if the record does not name the file.
+        BadShard: if the record does not.
     """
-    facts: Mapping[str, Any] | None = commit.get("files", {}).get(base)
-    if facts is None:
-        raise BadShard(f"the commit record of {name} does not name {base}; run the build again")
-    return facts
+    try:
+        facts = commit["files"][url.rsplit("/", 1)[-1]]
+        return Committed(url, int(facts["bytes"]), str(facts["sha256"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadShard(
+            f"{url} is not described by its commit record; delete the record and run the build again"
+        ) from error
 
 
-def check_bytes(name: str, data: bytes, facts: Mapping[str, Any], *, verify: bool) -> None:
-    """Compare a small file with what its commit record says.
+def whole(file: Committed, data: bytes) -> bytes:
+    """Return the content of a small file, compared with its commit record.
 
     Raises:
-        BadShard: if its size, or with `verify` its sha256, is another.
+        BadShard: if its size or sha256 is another.
     """
-    if len(data) != facts["bytes"]:
-        raise damaged(name, f"it has {len(data)} bytes, its commit record says {facts['bytes']}")
-    if verify and hashlib.sha256(data).hexdigest() != facts["sha256"]:
-        raise damaged(name, "its sha256 is not the one in its commit record")
+    if len(data) != file.bytes:
+        raise damaged(file.url, f"it has {len(data)} bytes, its commit record says {file.bytes}")
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise damaged(file.url, "its sha256 is not the one in its commit record")
+    return data

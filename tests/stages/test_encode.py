@@ -28,7 +28,7 @@ from schemas.unit_record import UnitRecord
 from stages.documents import Document, document_from
 from stages.encode import Encoder, encode_document
 from stages.interleave import Modality, Span, render
-from stages.tokenizer import SentencePieceTokenizer
+from stages.tokenizer import SentencePieceTokenizer, fit_sentencepiece
 from stages.vocabulary import TokenSequence, Vocabulary
 from stages.word_ids import WordIds
 from tests.sequence_builders import (
@@ -109,10 +109,15 @@ def any_documents(draw: st.DrawFn) -> Document:
 
 
 BYTES = Vocabulary.from_contracts(ByteTokenizer(), contracts())
-PIECES = Vocabulary.from_contracts(SentencePieceTokenizer(sentencepiece_model()), contracts())
+MODEL = fit_sentencepiece([" ".join(VOCABULARY[i:] + VOCABULARY[:i]) for i in range(len(VOCABULARY))], 300)
+PIECES = Vocabulary.from_contracts(SentencePieceTokenizer(MODEL), contracts())
 APPENDED = Vocabulary.from_contracts(
     SentencePieceTokenizer(sentencepiece_model()), contracts(), VocabularySection(layout="append", first_id=1000)
 )
+
+
+def test_the_vocabularies_are_of_both_kinds() -> None:
+    assert [v.tokenizer.word_by_word for v in (BYTES, PIECES, APPENDED)] == [False, True, False]
 
 
 def assert_same(found: TokenSequence, wanted: TokenSequence) -> None:
@@ -175,7 +180,7 @@ def test_the_ids_of_words_are_looked_up_once_and_the_table_is_bounded() -> None:
             self.calls.append(word)
             return super().encode_word(word)
 
-    tokenizer = Counting(sentencepiece_model())
+    tokenizer = Counting(MODEL)
     tokenizer.calls = []
     words = WordIds(tokenizer, max_words=2)
     whole = tokenizer.encode("the cat the cat")
