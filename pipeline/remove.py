@@ -1,0 +1,298 @@
+"""Take utterances out of a finished dataset: exactly the splits concerned are written anew, and no model runs.
+
+What is left is, byte for byte, what a build of the same plan would give with the same `removed.jsonl`. The order of the
+steps is what makes a crash harmless, whenever it comes:
+
+1. the files of the splits concerned are hashed; nothing is changed if one is damaged;
+2. `removed.jsonl` is written: from here on, whoever rebuilds a split leaves the rows out;
+3. `removing/` gets a copy of `dataset.json` and of the commit records concerned;
+4. `dataset.json` goes, then those commit records: nobody can open the dataset, and nobody counts an old shard;
+5. split by split: the new commit record into `removing/`, the four files, the commit record;
+6. `shards.parquet`, `.nv-meta`, and `dataset.json` last;
+7. `removing/` goes.
+
+Up to 4 the dataset is whole as it was; from 6 on it is whole without the rows; in between it says that it is not
+finished. Every file is replaced as a whole, and each new one can be made from its old or its new form, so running
+`remove` again finishes what was begun. A build finishes it too, if the sources are there.
+"""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.commit import FORMAT, commit_path, scratch_folder, valid_commit
+from pipeline.dataset import BadDataset, Dataset
+from pipeline.drive import Progress
+from pipeline.energon import write_energon_files
+from pipeline.finish import write_shard_table
+from pipeline.folder_lock import locked
+from pipeline.models import referenced
+from pipeline.plan import Plan, load_rows, read_plan
+from pipeline.removed import Removed, digest, is_removed, read_removed, write_removed
+from pipeline.shard_without import FACTS, write_without
+from pipeline.split_files import sha256_of
+from pipeline.storage import join, list_names, publish_file, publish_json, read_json
+from pipeline.storage import remove as remove_file
+from schemas.recipe import Recipe
+from schemas.records import Utterance
+from schemas.rejects import Reason
+from schemas.tables import SHARDS
+
+JOURNAL = "removing"
+Names = Mapping[str, str]
+"""sha256 to the name that was asked for."""
+
+
+class RemoveFailed(RuntimeError):
+    """Nothing can be removed from the dataset as it is; the message names the file and the fix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takedown:
+    """What was done.
+
+    Attributes:
+        rows: manifest rows that are out now and were not before.
+        splits: splits that were written anew.
+        already: names that were asked for and had been removed before.
+        missing: names that no row of the plan has.
+        fitted: artifacts that were trained on the corpus, the removed audio possibly included, and stay as they are.
+        fingerprint: of the dataset; bakes of it carry the same.
+    """
+
+    rows: int
+    splits: tuple[int, ...]
+    already: int
+    missing: tuple[str, ...]
+    fitted: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """Where the rows are.
+
+    Attributes:
+        covered: split to the number of its rows that are or will be out.
+        rows: how many of these are new.
+        seen: sha256 of every name asked for that a row has.
+    """
+
+    covered: Mapping[int, int]
+    rows: int
+    seen: frozenset[str]
+
+
+def remove(
+    root: str, progress: Progress, *, ids: Iterable[str] = (), recordings: Iterable[str] = (), reason: str = ""
+) -> Takedown:
+    """Remove utterances by their manifest ids, or all of some recordings; names that no row has are left alone.
+
+    Reads the rows of the whole plan once, and the shards concerned twice.
+
+    Raises:
+        RemoveFailed: if a file that is needed is missing or damaged; then nothing has been changed.
+        FolderInUse: if another process works in the folder.
+    """
+    plan = read_plan(join(root, "plan"))
+    if plan is None:
+        raise RemoveFailed(f"{root}/plan/plan.json is missing or damaged: without the plan no row can be kept out")
+    wanted_ids = {digest(name): name for name in ids}
+    wanted_recordings = {digest(name): name for name in recordings}
+    with locked(root):
+        info = _description(root)
+        listed = read_removed(root)
+        ended: list[int] = []
+        if unfinished(root):  # what was begun is ended first: its copies in `removing/` are of its own list
+            ended = _carry_out(root, plan, info, listed, _search(plan, listed, {}, {}).covered, progress)
+        found = _search(plan, listed, wanted_ids, wanted_recordings)
+        more = Removed.of(
+            ids={name: reason for name in wanted_ids if name in found.seen},
+            recordings={name: reason for name in wanted_recordings if name in found.seen},
+        )
+        todo = _carry_out(root, plan, info, listed.with_more(more), found.covered, progress)
+    earlier = (wanted_ids.keys() & listed.ids.keys()) | (wanted_recordings.keys() & listed.recordings.keys())
+    asked = [*wanted_ids.items(), *wanted_recordings.items()]
+    return Takedown(
+        rows=found.rows,
+        splits=tuple(sorted({*ended, *todo})),
+        already=len(earlier),
+        missing=tuple(name for hashed, name in asked if hashed not in found.seen | earlier),
+        fitted=_fitted(info),
+        fingerprint=str(info["fingerprint"]),
+    )
+
+
+def unfinished(root: str) -> bool:
+    """Tell whether a removal was begun and not ended."""
+    return bool(list_names(join(root, JOURNAL)))
+
+
+def _description(root: str) -> dict[str, Any]:
+    """Return the content of `dataset.json`, or of its copy while a removal is under way."""
+    kept = read_json(_journal(root, "dataset"))
+    if read_json(join(root, "dataset.json")) is None and isinstance(kept, dict):
+        return kept
+    return Dataset.open(root).info
+
+
+def _journal(root: str, name: str | int) -> str:
+    return join(root, JOURNAL, f"{name:06d}.json" if isinstance(name, int) else f"{name}.json")
+
+
+def _search(plan: Plan, listed: Removed, ids: Names, recordings: Names) -> _Found:
+    covered: dict[int, int] = {}
+    seen: set[str] = set()
+    new = 0
+    for split in range(len(plan.inputs)):
+        out = 0
+        for row in load_rows(plan.rows_path, split, plan.base):
+            if is_removed(row):
+                out += 1
+                continue
+            hits = {digest(row.id)} & ids.keys()
+            if recordings and isinstance(row, Utterance):
+                hits |= {digest(row.recording)} & recordings.keys()
+            seen |= hits
+            out, new = out + bool(hits), new + bool(hits)
+        if out:
+            covered[split] = out
+    return _Found(covered=covered, rows=new, seen=frozenset(seen))
+
+
+def _carry_out(
+    root: str, plan: Plan, info: dict[str, Any], listed: Removed, covered: Mapping[int, int], progress: Progress
+) -> list[int]:
+    """Do all that is left to do; return the splits that were written anew."""
+    commits = _Commits(root, str(info["fingerprint"]), covered)
+    begun = {int(name[:-5]) for name in list_names(join(root, JOURNAL)) if name[:-5].isdigit()}
+    todo = sorted({split for split in covered if not commits.done(split)} | begun)
+    for split in set(range(len(plan.inputs))) - begun:
+        commits.require(split, sound=split in todo)
+    if listed != read_removed(root):
+        write_removed(root, listed)
+    if not todo and not unfinished(root):
+        return todo
+    for split in set(todo) - begun:
+        publish_json({"before": commits.read(split)}, _journal(root, split))
+    publish_json(info, _journal(root, "dataset"))
+    remove_file(join(root, "dataset.json"))
+    for split in todo:
+        if not commits.done(split):
+            remove_file(commit_path(root, split))
+    seconds = [plan.sizes[split] for split in todo]
+    for number, split in enumerate(todo):
+        progress(number, len(todo), sum(seconds[:number]), sum(seconds))
+        if not commits.done(split):
+            _rewrite(root, plan, split, covered[split])
+    progress(len(todo), len(todo), sum(seconds), sum(seconds))
+    _write_side_files(root, plan, info, commits)
+    for name in sorted(list_names(join(root, JOURNAL))):  # digits come before `dataset.json`
+        remove_file(join(root, JOURNAL, name))
+    return todo
+
+
+@dataclass(frozen=True, slots=True)
+class _Commits:
+    """The commit records of a dataset, and how many removed rows each must count."""
+
+    root: str
+    fingerprint: str
+    covered: Mapping[int, int]
+
+    def read(self, split: int) -> dict[str, Any] | None:
+        return valid_commit(self.root, self.fingerprint, split)
+
+    def done(self, split: int) -> bool:
+        record = self.read(split)
+        return record is not None and record["reasons"].get(Reason.REMOVED.value, 0) == self.covered.get(split, 0)
+
+    def require(self, split: int, *, sound: bool) -> None:
+        """Check that a split counts, and with `sound` that its files are those of its commit record.
+
+        Raises:
+            RemoveFailed: if not.
+        """
+        record = self.read(split)
+        if record is None:
+            raise RemoveFailed(
+                f"{commit_path(self.root, split)} does not hold; run `interloom repair {self.root}` first"
+            )
+        if not sound:
+            return
+        if unknown := set(record) - {"files", "format", "plan", "split", *FACTS}:
+            raise RemoveFailed(
+                f"{commit_path(self.root, split)} holds {sorted(unknown)}, unknown to this version of interloom"
+            )
+        for name, file in record["files"].items():
+            if sha256_of(join(self.root, "shards", name)) != file["sha256"]:
+                raise RemoveFailed(
+                    f"{self.root}/shards/{name} is damaged; run `interloom repair {self.root}`, then remove again"
+                )
+
+
+def _rewrite(root: str, plan: Plan, split: int, covered: int) -> None:
+    """Replace the files of a split whose commit record is withdrawn, then write the new one."""
+    journal = read_json(_journal(root, split))
+    before, after = journal["before"], journal.get("after")
+    folder = scratch_folder(root, split)
+    try:
+        rows = load_rows(plan.rows_path, split, plan.base)
+        try:
+            facts = write_without(root, split, rows, before["unit_counts"], folder)
+        except BadDataset as error:
+            raise RemoveFailed(f"{error}; run `interloom repair {root}`, then remove again") from error
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(str(path))}
+            for path in sorted(folder.iterdir())
+        }
+        if after is None:
+            after = {"files": files, "format": FORMAT, "plan": before["plan"], "split": split, **facts}
+            _require_balanced(root, plan, split, covered, after)
+            publish_json({"after": after, "before": before}, _journal(root, split))
+        elif files != after["files"]:
+            raise RemoveFailed(
+                f"the files of split {split} in {root}/shards changed since the removal began; "
+                f"run `interloom repair {root}`, then remove again"
+            )
+        for name in files:
+            publish_file(folder / name, join(root, "shards", name))
+        publish_json(after, commit_path(root, split))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_balanced(root: str, plan: Plan, split: int, covered: int, record: Mapping[str, Any]) -> None:
+    total, removed = record["records"] + record["rejects"], record["reasons"].get(Reason.REMOVED.value, 0)
+    if total != plan.inputs[split] or removed != covered:
+        raise RemoveFailed(
+            f"split {split} of {root}: {plan.inputs[split]} inputs planned and {covered} to remove, but "
+            f"{record['records']} records and {record['rejects']} rejects, {removed} of them removed"
+        )
+
+
+def _write_side_files(root: str, plan: Plan, info: dict[str, Any], commits: _Commits) -> None:
+    """Write from all commit records what `pipeline.finish` writes, `dataset.json` last."""
+    records: dict[int, dict[str, Any]] = {}
+    reasons: dict[str, int] = {}
+    for split in range(len(plan.inputs)):
+        record = commits.read(split)
+        if record is None:
+            raise RemoveFailed(f"{commit_path(root, split)} does not hold; run `interloom repair {root}`, then remove")
+        for reason, count in record["reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+        records[split] = {name: record[name] for name in SHARDS.names if name != "bytes"} | {"files": record["files"]}
+    totals = {name: sum(record[name] for record in records.values()) for name in ("num_samples", "records", "rejects")}
+    shards = write_shard_table(root, records)
+    write_energon_files(root, records)
+    # The report shows texts and plays clips of the dataset as it was.
+    remove_file(join(root, "report.html"))
+    publish_json({**info, **totals, "reasons": reasons, "shards": shards}, join(root, "dataset.json"))
+
+
+def _fitted(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the artifacts that lie in the dataset, except those that the recipe named."""
+    given = {ref.name for ref in referenced(Recipe.model_validate(info["recipe"])) if ref.kept}
+    own = {name for name, artifact in info["artifacts"].items() if artifact["path"].startswith("artifacts/")}
+    return tuple(sorted(own - given))
