@@ -130,7 +130,9 @@ def test_a_word_has_the_same_ids_wherever_a_span_begins() -> None:
     assert inside == tokenizer.encode("a") + tokenizer.encode("test")
     assert tokenizer.encode("") == []
     assert tokenizer.decode([]) == ""
-    assert tokenizer.decode(tokenizer.encode(" a")) == " a", "exactly one space is taken off"
+    for name in ("llama3", "gpt2", "llama2", "metaspace never"):
+        tokenizer = opened(WORD_BY_WORD[name])
+        assert tokenizer.decode(tokenizer.encode(" a")) == " a", "exactly one space is taken off"
 
 
 @pytest.mark.parametrize(
@@ -217,6 +219,16 @@ def test_a_special_token_that_is_an_ordinary_piece_is_refused() -> None:
         HuggingFaceTokenizer(json.dumps(spec | {"added_tokens": [special]}))
     plain = HuggingFaceTokenizer(json.dumps(spec | {"added_tokens": [special | {"special": False}]}))
     assert plain.encode("the dog") == opened(byte_level()).encode("the dog")
+
+
+def test_bytes_that_count_as_special_still_spell() -> None:
+    spec = json.loads(SPACE_SIGN["llama2"])
+    spec["added_tokens"] += [
+        spec["added_tokens"][0] | {"id": spec["model"]["vocab"][f"<0x{byte:02X}>"], "content": f"<0x{byte:02X}>"}
+        for byte in range(256)
+    ]
+    tokenizer = HuggingFaceTokenizer(json.dumps(spec))
+    assert tokenizer.encode("\u0416 <0x41>") == opened(SPACE_SIGN["llama2"]).encode("\u0416 <0x41>")
 
 
 def test_merges_as_strings_are_read() -> None:
