@@ -1,21 +1,20 @@
 """Baked blocks as a source of the reader: each item is a block as it is, drawn and packed by `interloom bake`."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.baked_blocks import FORMAT, MEMBERS, packed_of
 from pipeline.commit import commit_path
 from pipeline.dataset import BadDataset
-from pipeline.reader.shard_file import ShardFile, damaged
+from pipeline.reader.shard_cache import Committed, ShardCache, open_committed
+from pipeline.reader.shard_file import ShardFile, committed, damaged
 from pipeline.reader.source import BadShard, Packed, Shard
 from pipeline.reader.vocabularies import load_tokenizer
-from pipeline.storage import is_remote, join, read_bytes, read_json
+from pipeline.storage import is_remote, join, read_json
 from schemas.records import Artifact
 from schemas.sequence import VocabularySection
 from stages.vocabulary import BLOCKS, Vocabulary
@@ -30,7 +29,7 @@ class BakedSource:
         vocabulary: Vocabulary,
         *,
         context: int | None = None,
-        cache: Any | None = None,
+        cache: ShardCache | None = None,
         verify: bool = False,
     ) -> None:
         """Read `baked.json`.
@@ -46,7 +45,8 @@ class BakedSource:
             BadDataset: if the bake is not finished, or of another format.
             ValueError: if it was made for another vocabulary or a longer context.
         """
-        self._root, self._cache, self._verify = path.rstrip("/"), cache, verify
+        self._root, self._verify = path.rstrip("/"), verify
+        self._cache = (cache or ShardCache()) if is_remote(path) else None
         self._info = _baked_info(self._root)
         self._size = int(self._info["vocabulary"]["size"])
         self._context = int(self._info["context"])
@@ -70,27 +70,41 @@ class BakedSource:
         return {"baked": self._info["fingerprint"], "shards": self._info["shards"]}
 
     def open(self, shard: int) -> Shard:
-        name, count = self._shards[shard]
-        path = join(self._root, "shards", name)
-        commit = read_json(commit_path(self._root, int(name.split("-")[1])))
-        index = read_bytes(f"{path}.idx")
-        if not isinstance(commit, dict) or index is None or commit.get("plan") != self._info["fingerprint"]:
-            raise BadShard(f"{path} has no index or no commit record of this bake; run the bake again")
-        facts = {"files": commit["files"], "records": count}
-        try:
-            with tempfile.TemporaryFile() as scratch, fsspec.open(path, "rb") as file:
-                if is_remote(path):
-                    shutil.copyfileobj(file, scratch)
-                    return _BakedShard(
-                        path, ShardFile.open(path, scratch, index, facts, verify=True), self._context, self._size
-                    )
-                opened = ShardFile.open(path, file, index, facts, verify=self._verify)
-                return _BakedShard(path, opened, self._context, self._size)
-        except OSError as error:
-            raise BadShard(f"{path} cannot be read ({type(error).__name__}); run the bake again") from error
+        """Open a shard.
+
+        Raises:
+            BadShard: if a file of it is missing or is not what its commit record says.
+            OSError: if an object store failed.
+        """
+        path, count = self._path(shard), self._shards[shard][1]
+        if self._cache is not None:
+            self._cache.take(path)
+        commit, (tar, index) = self._committed(shard)
+        with open_committed(index, self._cache) as file:
+            offsets = file.read()
+        with open_committed(tar, self._cache) as file:
+            opened = ShardFile.open(path, file, offsets, {**commit, "records": count}, verify=self._verify)
+        return _BakedShard(path, opened, self._context, self._size)
 
     def expect(self, shards: Sequence[int]) -> None:
-        """Local shards need nothing."""
+        """Fetch shards of an object store ahead."""
+        if self._cache is not None:
+            self._cache.expect([(self._path(n), partial(self._files, n)) for n in shards])
+
+    def _path(self, shard: int) -> str:
+        return join(self._root, "shards", self._shards[shard][0])
+
+    def _files(self, shard: int) -> list[Committed]:
+        return self._committed(shard)[1]
+
+    def _committed(self, shard: int) -> tuple[dict[str, Any], list[Committed]]:
+        """Return the commit record of a shard's stream, and the shard's tar and index."""
+        path = self._path(shard)
+        stream = int(self._shards[shard][0].split("-")[1])
+        commit = read_json(commit_path(self._root, stream))
+        if not isinstance(commit, dict) or commit.get("plan") != self._info["fingerprint"]:
+            raise BadShard(f"{path} has no commit record of this bake; run the bake again")
+        return commit, [committed(commit, path), committed(commit, f"{path}.idx")]
 
 
 class _BakedShard:

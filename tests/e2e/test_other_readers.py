@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bake import BakeConfig
 from pipeline.dataset import Dataset
 from pipeline.energon import write_energon_files
+from pipeline.reader import open_reader
+from schemas.sequence import SequenceSection
 from schemas.unit_record import UnitRecord
+from tests.bake_builders import bake_here
 from tests.sequence_builders import corpus, write_dataset
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -58,6 +63,22 @@ def first_records(dataset: Dataset) -> list[str]:
 def test_plain_webdataset_reads_units_and_words_without_our_code(dataset: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     assert run_example("read_with_webdataset.py", dataset, tmp_path) == first_records(dataset)
+
+
+def test_the_code_in_the_docs_reads_baked_blocks(dataset: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    sequence = SequenceSection(context=64)
+    bake_here(BakeConfig(dataset=dataset.root, sequence=sequence, seed=0, epochs=1, streams=1), tmp_path / "baked")
+    (code,) = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "docs" / "reading.md").read_text(), re.DOTALL)
+    script = tmp_path / "script.py"
+    script.write_text(f"{code}    print(ids.tolist(), modality.tolist(), document.tolist())\n")
+    command = [sys.executable, "-I", "-c", WITHOUT_US, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    wanted = []
+    for block in open_reader(dataset, sequence, seed=0, epochs=1):
+        used = block["document_ids"] >= 0
+        wanted.append(" ".join(str(block[k][used].tolist()) for k in ("input_ids", "modality", "document_ids")))
+    assert done.stdout.splitlines() == wanted
 
 
 def test_the_blocked_packages_are_really_blocked(dataset: Dataset, tmp_path: Path) -> None:

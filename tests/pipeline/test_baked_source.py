@@ -13,6 +13,7 @@ from pipeline.bake import BakeConfig
 from pipeline.dataset import BadDataset
 from pipeline.reader import Block, SequenceReader, block_of, open_reader
 from pipeline.reader.baked_source import BakedSource, baked_vocabulary
+from pipeline.reader.shard_cache import ShardCache
 from pipeline.reader.source import BadShard, Packed
 from schemas.sequence import Mixture, SequenceSection, SpiritLmPolicy, VocabularySection
 from stages.vocabulary import Vocabulary
@@ -137,18 +138,19 @@ def test_a_mixture_of_units_and_baked_blocks(dataset: str, baked: Path) -> None:
     assert tokens[1] / sum(tokens) == pytest.approx(0.75, abs=0.02)
 
 
-def test_remote_blocks_are_the_local_ones(baked: Path, vocabulary: Vocabulary) -> None:
+def test_remote_blocks_are_the_local_ones(baked: Path, vocabulary: Vocabulary, tmp_path: Path) -> None:
     remote = fsspec.filesystem("memory")
     remote.put(str(baked), "/baked", recursive=True)
     try:
-        found = every_block(BakedSource("memory://baked", baked_vocabulary("memory://baked")))
-        assert ids_of(found) == ids_of(every_block(BakedSource(str(baked), vocabulary)))
-        name = BakedSource("memory://baked", vocabulary)._shards[0][0]
+        source = BakedSource("memory://baked", baked_vocabulary("memory://baked"), cache=ShardCache(tmp_path / "cache"))
+        source.expect(range(len(source.sizes)))
+        assert ids_of(every_block(source)) == ids_of(every_block(BakedSource(str(baked), vocabulary)))
+        name = json.loads((baked / "baked.json").read_text())["shards"][0][0]
         data = bytearray(remote.cat_file(f"/baked/shards/{name}"))
         data[700] ^= 1
         remote.pipe_file(f"/baked/shards/{name}", bytes(data))
         with pytest.raises(BadShard, match=f"{name} .*sha256"):
-            every_block(BakedSource("memory://baked", vocabulary))
+            every_block(BakedSource("memory://baked", vocabulary, cache=ShardCache(tmp_path / "other")))
     finally:
         remote.rm("/baked", recursive=True)
 
@@ -156,13 +158,16 @@ def test_remote_blocks_are_the_local_ones(baked: Path, vocabulary: Vocabulary) -
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda tar: tar.unlink(), "cannot be read"),
+        (lambda tar: tar.unlink(), "is missing"),
         (lambda tar: tar.write_bytes(tar.read_bytes()[:-512]), "is damaged"),
-        (lambda tar: tar.with_suffix(".tar.idx").unlink(), "no index or no commit record"),
+        (lambda tar: tar.with_suffix(".tar.idx").unlink(), "is missing"),
         (lambda tar: tar.with_suffix(".tar.idx").write_bytes(b"\0" * 8), "is damaged"),
-        (lambda tar: (tar.parent / "shard-000000.commit.json").unlink(), "no index or no commit record"),
-        (lambda tar: (tar.parent / "shard-000000.commit.json").write_text("{"), "no index or no commit record"),
-        (lambda tar: (tar.parent / "shard-000000.commit.json").write_text('{"plan":"x"}'), "no index or no commit"),
+        (lambda tar: (tar.parent / "shard-000000.commit.json").unlink(), "no commit record of this bake"),
+        (lambda tar: (tar.parent / "shard-000000.commit.json").write_text("{"), "no commit record of this bake"),
+        (
+            lambda tar: (tar.parent / "shard-000000.commit.json").write_text('{"plan":"x"}'),
+            "no commit record of this bake",
+        ),
     ],
 )
 def test_a_damaged_shard_is_named(
