@@ -149,8 +149,6 @@ def _take_out_added_tokens(spec: dict[str, Any]) -> dict[int, str]:
                         vocab[f"\0 {number}"] = vocab.pop(content)
             case _:
                 raise ValueError(f"an added token has no text or no id: {token}")
-    if model.get("unk_token") not in vocab:
-        model["unk_token"] = None
     spec |= {"added_tokens": [], "truncation": None, "padding": None}
     return added
 
