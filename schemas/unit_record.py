@@ -2,9 +2,8 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +13,7 @@ import orjson
 from schemas.canonical import canonical_json
 from schemas.clock import Samples
 from schemas.records import Encoded, Word
+from schemas.words import Words
 
 STREAMS = ("hubert", "pitch", "style")
 """Stream slots of a record. The slot says which tokens the ids become; `dataset.json` says what made them."""
@@ -40,7 +40,7 @@ class UnitRecord:
 
     key: str
     text: str
-    words: tuple[Word, ...]
+    words: Sequence[Word]
     doubtful: tuple[int, ...]
     num_samples: Samples
     streams: Mapping[str, npt.NDArray[np.uint16]]
@@ -108,7 +108,7 @@ class UnitRecord:
         """
         try:
             body = orjson.loads(members["json"])
-            words = _words(body.pop("words"))
+            words = Words.from_json(body.pop("words"))
             text, doubtful, num_samples = body.pop("text"), tuple(body.pop("doubtful")), body.pop("num_samples")
             if type(num_samples) is not int or num_samples < 0 or not {*map(type, doubtful)} <= {int}:
                 raise ValueError("num_samples or doubtful are no whole numbers")
@@ -129,17 +129,6 @@ class UnitRecord:
             flac=members.get("flac"),
             meta=body,
         )
-
-
-def _words(rows: Any) -> tuple[Word, ...]:
-    """Return words from their JSON form, a list of [text, start, end, score] each."""
-    words = tuple(map(Word._make, rows))
-    if not words:
-        return words
-    texts, starts, ends, scores = ({*map(type, column)} for column in zip(*words, strict=True))
-    if not (texts == {str} and starts | ends <= {int, NoneType} and scores <= {float, int, NoneType}):
-        raise TypeError("words are [text, start, end, score] with whole samples or null as times")
-    return words
 
 
 def rounded(score: float | None) -> float | None:

@@ -13,6 +13,7 @@ from schemas.clock import FrameGrid, Samples, cut_frames, frames_covering
 from schemas.contract import ContractMismatch, UnitContract
 from schemas.records import Word
 from schemas.unit_record import UnitRecord
+from schemas.words import Words
 
 FRAME_TOLERANCE = 2
 """Frames that a strided extractor may lose or add at the edges of a clip; more means that the rate is another."""
@@ -60,7 +61,7 @@ class Document:
     """
 
     key: str
-    words: tuple[Word, ...]
+    words: Words
     doubtful: frozenset[int]
     segments: tuple[Segment, ...]
     grids: Mapping[str, FrameGrid]
@@ -71,12 +72,12 @@ class Document:
 
     def text(self, start: int, end: int) -> str:
         """Return words [start, end) joined by single spaces."""
-        return " ".join(word.text for word in self.words[start:end])
+        return " ".join(self.words.texts[start:end])
 
     def closed_boundaries(self) -> frozenset[int]:
         """Return each i for which no switch may lie between words i-1 and i: either is doubtful or has no time."""
-        shut = {i for i, word in enumerate(self.words) if word.start is None or word.end is None} | self.doubtful
-        return frozenset({*shut, *(i + 1 for i in shut)} - {0, len(self.words)})
+        shut = self.doubtful.union(self.words.without_time())
+        return shut.union([i + 1 for i in shut]) - {0, len(self.words)}
 
     def divide(self, slot: str, cuts: Sequence[int]) -> list[list[Part]]:
         """Divide all frames of a stream at ascending positions of the timeline into len(cuts) + 1 groups of parts.
@@ -108,20 +109,21 @@ def document_from(records: Sequence[UnitRecord], contracts: Mapping[str, UnitCon
     for a, b in pairwise(records):
         if not follows(a, b):
             raise ValueError(f"record {b.key!r} does not follow {a.key!r} in one recording")
-    words: list[Word] = []
-    doubtful: set[int] = set()
+    words: list[tuple[Sequence[Word], int]] = []
+    doubtful: list[int] = []
     segments: list[Segment] = []
-    start = 0
+    start, count = 0, 0
     for record in records:
         _check_frames(record, contracts)
-        doubtful.update(len(words) + i for i in record.doubtful)
-        words.extend(_shifted(word, start) for word in record.words)
+        words.append((record.words, start))
+        doubtful += [count + i for i in record.doubtful]
         streams = {slot: record.streams[slot] for slot in contracts}
         segments.append(Segment(key=record.key, start=Samples(start), num_samples=record.num_samples, streams=streams))
         start += record.num_samples
+        count += len(record.words)
     return Document(
         key=records[0].key,
-        words=tuple(words),
+        words=Words.joined(words),
         doubtful=frozenset(doubtful),
         segments=tuple(segments),
         grids={slot: contract.grid for slot, contract in contracts.items()},
@@ -149,12 +151,6 @@ def documents_from(
 def follows(a: UnitRecord, b: UnitRecord) -> bool:
     """Return whether `b` is the next manifest row after `a`, of the same recording."""
     return bool(a.meta["recording"] == b.meta["recording"] and a.meta["index"] + 1 == b.meta["index"])
-
-
-def _shifted(word: Word, by: int) -> Word:
-    if word.start is None or word.end is None:
-        return word
-    return word._replace(start=Samples(word.start + by), end=Samples(word.end + by))
 
 
 def _check_frames(record: UnitRecord, contracts: Mapping[str, UnitContract]) -> None:

@@ -77,7 +77,7 @@ class Encoder:
         glued: list[bytes] = []
         for start_word, end_word, task, number in _parts(spans, speech.bounds):
             if number < 0:
-                body = self._words.encode([word.text for word in document.words[start_word:end_word]])
+                body = self._words.encode(document.words.texts[start_word:end_word])
                 joins = b"\x01" + bytes(len(body) // 8 - 1) if body else b""
             else:
                 first, last = speech.bounds[number], speech.bounds[number + 1]

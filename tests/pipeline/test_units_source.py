@@ -162,7 +162,7 @@ def test_a_changed_shard_is_found_at_once_with_verify_and_by_its_headers_without
     [
         (b'"key":"rec00-000"', b'"key":"rec00-00x"', "'rec00-000': ValueError: the JSON names another key"),
         (b'"doubtful":[]', b'"doubtful":3 ', "'rec00-000': TypeError"),
-        (b"-5.0]", b'"-5"]', "'rec00-000': TypeError: words are"),
+        (b"-5.0]", b'"-5"]', "'rec00-000': TypeError: the scores of words"),
         (b'{"doub', b'["doub', "'rec00-000': JSONDecodeError"),
         (b"'descr': '<u2'", b"'descr': '<u4'", "'rec00-000': ValueError"),
         (b"'descr': '<u2'", b"'descr': '|O '", "'rec00-000': ValueError"),
