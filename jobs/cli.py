@@ -282,7 +282,7 @@ def score(
     Examples:
       interloom score model/checkpoint-000200 --sequences pairs.jsonl --per-token
       interloom score model/checkpoint-000200 --text sentences.txt --out scores.jsonl
-      interloom score model/checkpoint-000200 --dataset out --set sequence.policy.name=speech_only
+      interloom score model/checkpoint-000200 --dataset out --set "sequence.policy={name: speech_only}"
     """
     from jobs.score import score_step
 
