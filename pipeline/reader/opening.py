@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dataset import Dataset
-from pipeline.reader.plain_units import Prepare, UnitsSource
+from pipeline.reader.baked_source import BakedSource
 from pipeline.reader.sequence_reader import SequenceReader
+from pipeline.reader.shard_cache import ShardCache
 from pipeline.reader.source import JoinedSource, Source
 from pipeline.reader.text_source import TextSource
+from pipeline.reader.units_source import Prepare, UnitsSource
 from pipeline.reader.vocabularies import common_contracts, open_vocabulary
 from schemas import sequence as sections
 from schemas.sequence import Mixture, SequenceSection
@@ -29,7 +31,7 @@ def open_reader(
     streams: int | None = None,
     vocabulary: Vocabulary | None = None,
     prepare: Prepare | None = None,
-    cache: Any | None = None,
+    cache: ShardCache | None = None,
     verify: bool = False,
     **options: Any,
 ) -> SequenceReader:
@@ -81,7 +83,7 @@ def open_sources(
     seed: int,
     vocabulary: Vocabulary | None = None,
     prepare: Prepare | None = None,
-    cache: Any | None = None,
+    cache: ShardCache | None = None,
     verify: bool = False,
 ) -> tuple[list[Source], list[float], Vocabulary]:
     """Return the sources, their shares and their vocabulary; several plain datasets make one source.
@@ -108,9 +110,9 @@ def open_sources(
             case sections.TextSource():
                 sources.append(TextSource(section.path, vocabulary, field=section.field))
             case sections.BakedSource():
-                from pipeline.reader.baked_source import BakedSource
-
-                sources.append(BakedSource(section.path, vocabulary, context=sequence.context, cache=cache))
+                sources.append(
+                    BakedSource(section.path, vocabulary, context=sequence.context, cache=cache, verify=verify)
+                )
     return sources, [section.share for section in datasets.sources], vocabulary
 
 
