@@ -113,6 +113,7 @@ def test_speech_shorter_than_a_frame_is_counted(tmp_path: Path) -> None:
     found = counts(root, "word_transcription")
     assert found["speech_spans_without_a_frame"] == 1
     assert found["spans"]["text"]["histogram"] == [{"words": [1, 1], "spans": 2}]
+    assert found["spans"]["text"]["last"]["spans"] == 1
 
 
 def test_the_policy_of_the_recipe_keeps_its_options_where_none_is_named(root: Path) -> None:

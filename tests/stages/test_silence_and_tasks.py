@@ -5,7 +5,7 @@ import pytest
 from pipeline.reader.draw import draw_document, utterance_starts
 from schemas.clock import Samples
 from schemas.records import Word
-from schemas.sequence import Policy, SequenceSection, WordTranscriptionPolicy
+from schemas.sequence import AsrPolicy, Policy, SequenceSection, TtsPolicy, WordTranscriptionPolicy
 from stages.documents import Document, document_from
 from stages.interleave import Modality, Span, interleaved_string, removed_silence, render
 from tests.sequence_builders import contracts, document, record
@@ -65,6 +65,14 @@ def test_units_on_both_sides_of_removed_silence_are_deduplicated_as_neighbours()
     )
 
 
+def test_removed_silence_is_half_open() -> None:
+    # Frames stand for samples 320, 960, 1600, 2240, 2880; the silence is [960, 2240).
+    doc = three_words((0, 700), (700, 960), (2240, 3200), num_samples=3200,
+                      hubert=[1, 2, 3, 4, 5], pitch=[1, 2, 3], style=[5])  # fmt: skip
+    dropped = BASE.model_copy(update={"silence": "drop"})
+    assert interleaved_string(doc, [Span(SPEECH, 0, 3)], dropped) == "[Speech][Hu1][Hu4][Hu5]"
+
+
 def test_a_removed_style_frame_that_is_still_in_force_is_restated() -> None:
     # The style frame stands for sample 8000, which is silence; the second word is its business none the less.
     doc = three_words((0, 640), (640, 1280), (12_800, 14_080), num_samples=16_000,
@@ -109,3 +117,6 @@ def test_an_utterance_begins_where_the_segment_of_a_word_changes() -> None:
     assert utterance_starts(document((3, 1, 4))) == (3, 4)
     assert utterance_starts(document((5,))) == ()
     assert utterance_starts(document((3, 3), untimed=1.0)) == ()
+    for policy in (AsrPolicy(), TtsPolicy()):
+        spans = draw_document(document((3, 1, 4)), SequenceSection(policy=policy), seed=0, epoch=0)
+        assert [span.end_word for span in spans[::2]] == [3, 4, 8]
