@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.baked_blocks import FORMAT, BakedBlock, block_members, ids_dtype
 from pipeline.commit import commit_path, committed_splits
 from pipeline.dataset import Dataset
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.job import Job, Limits
 from pipeline.plan import Plan
+from pipeline.reader.baked_blocks import FORMAT, BakedBlock, block_members, ids_dtype
 from pipeline.reader.opening import open_reader, require_streams
 from pipeline.reader.vocabularies import open_vocabulary, tokenizer_artifact
 from pipeline.shards import add_member
@@ -149,6 +149,7 @@ def bake(config: BakeConfig, out: str, engine: EngineSettings, limits: Limits, p
         RunFailed: if streams could not be written; see `pipeline.drive.drive`.
     """
     dataset = Dataset.open(config.dataset)
+    seconds = sum(dataset.shard_table["num_samples"].to_pylist()) * config.epochs / config.streams / SAMPLE_RATE
     require_streams([dataset], config.sequence)
     vocabulary = open_vocabulary(dataset, config.sequence.vocabulary)
     tokenizer = tokenizer_artifact([dataset], config.sequence.vocabulary)
@@ -160,7 +161,6 @@ def bake(config: BakeConfig, out: str, engine: EngineSettings, limits: Limits, p
         dtype=ids_dtype(vocabulary.size), blocks_per_shard=max(1, TOKENS_PER_SHARD // config.sequence.context)
     )
     job = Job(root=out, fingerprint=mark, source=config, sink=sink, limits=limits)
-    seconds = sum(dataset.shard_table["num_samples"].to_pylist()) * config.epochs / config.streams / SAMPLE_RATE
     plan = Plan(root=out, base="", fingerprint=mark, sizes=(seconds,) * config.streams, inputs=(0,) * config.streams)
     records = drive(job, plan, engine, progress)
     info |= {"fingerprint": mark, **_totals(records)}
@@ -173,6 +173,7 @@ def _description(config: BakeConfig, dataset: Dataset, vocabulary: Vocabulary, t
     return {
         "context": config.sequence.context,
         "dataset": dataset.info["fingerprint"],
+        "dataset_shards": dataset.info["shards"]["sha256"],  # which the removal of utterances changes
         "dtype": ids_dtype(vocabulary.size),
         "epochs": config.epochs,
         "format": FORMAT,

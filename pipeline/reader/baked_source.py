@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.baked_blocks import FORMAT, MEMBERS, packed_of
 from pipeline.commit import commit_path
 from pipeline.dataset import BadDataset
+from pipeline.reader.baked_blocks import FORMAT, MEMBERS, packed_of
 from pipeline.reader.shard_cache import Committed, ShardCache, open_committed
 from pipeline.reader.shard_file import ShardFile, committed, damaged
 from pipeline.reader.source import BadShard, Packed, Shard

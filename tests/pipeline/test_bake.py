@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bake import BakeConfig, BakedSinkConfig, BakeExists, bake
-from pipeline.baked_blocks import BakedBlock, block_members, ids_dtype, packed_of
 from pipeline.commit import commit_path
 from pipeline.drive import EngineSettings, RunFailed
 from pipeline.engines import EngineName
 from pipeline.job import Job, Limits
 from pipeline.reader import Block, block_of, open_reader
+from pipeline.reader.baked_blocks import BakedBlock, block_members, ids_dtype, packed_of
 from pipeline.reader.baked_source import BakedSource, baked_vocabulary
 from pipeline.reader.source import Packed
 from schemas.sequence import SequenceSection, SpiritLmPolicy, VocabularySection
@@ -270,6 +270,19 @@ def test_another_dataset_and_a_dataset_as_the_output_are_refused(
         bake(other, str(baked), LOCAL, Limits(), quiet)
     with pytest.raises(BakeExists):
         bake(config, other.dataset, LOCAL, Limits(), quiet)
+
+
+def test_a_dataset_that_lost_a_record_is_another_one(config: BakeConfig, tmp_path: Path) -> None:
+    records = corpus(4)
+    root = write_dataset(tmp_path / "d", [records])
+    one = replace(config, dataset=str(root), epochs=1)
+    bake_here(one, tmp_path / "b")
+    fingerprint = json.loads((root / "dataset.json").read_text())["fingerprint"]
+    shorter = write_dataset(tmp_path / "e", [records[:-1]])
+    info = json.loads((shorter / "dataset.json").read_text())
+    (shorter / "dataset.json").write_text(json.dumps({**info, "fingerprint": fingerprint}))
+    with pytest.raises(BakeExists):
+        bake_here(replace(one, dataset=str(shorter)), tmp_path / "b")
 
 
 def test_where_the_dataset_lies_does_not_matter(config: BakeConfig, baked: Path, tmp_path: Path) -> None:
