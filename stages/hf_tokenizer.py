@@ -131,7 +131,7 @@ def _take_out_added_tokens(spec: dict[str, Any]) -> dict[int, str]:
         id to text of the tokens that the description does not hold any more.
 
     Raises:
-        ValueError: if a special token is also made by merges, so that text spells it.
+        ValueError: if a special token is also a character or made by merges, so that text spells it.
     """
     model = spec["model"]
     vocab: dict[str, int] = model["vocab"]
@@ -141,9 +141,10 @@ def _take_out_added_tokens(spec: dict[str, Any]) -> dict[int, str]:
     for token in spec.get("added_tokens") or ():
         match token:
             case {"content": str(content), "id": int(number)}:
-                if content in merged and token.get("special"):
+                ordinary = content in merged or (len(content) == 1 and content in vocab)
+                if ordinary and token.get("special"):
                     raise ValueError(f"its special token {content!r} is also an ordinary piece")
-                if not (content in vocab and (content in merged or _is_letter(content))):
+                if not (ordinary or (_is_byte(content) and content in vocab)):
                     added[number] = content
                     if content in vocab:  # by a name that no text has, since the library complains of missing ids
                         vocab[f"\0 {number}"] = vocab.pop(content)
@@ -153,9 +154,8 @@ def _take_out_added_tokens(spec: dict[str, Any]) -> dict[int, str]:
     return added
 
 
-def _is_letter(piece: str) -> bool:
-    """Whether it is what merges begin with: one character, or a byte."""
-    return len(piece) == 1 or (len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"))
+def _is_byte(piece: str) -> bool:
+    return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
 
 
 def _build(spec: dict[str, Any]) -> Any:

@@ -211,14 +211,14 @@ def test_random_encodings_are_refused() -> None:
         HuggingFaceTokenizer(json.dumps(spec | {"model": spec["model"] | {"dropout": 0.1}}))
 
 
-def test_a_special_token_that_is_an_ordinary_piece_is_refused() -> None:
+@pytest.mark.parametrize("piece", ["".join(json.loads(byte_level())["model"]["merges"][0]), "~"])
+def test_a_special_token_that_is_an_ordinary_piece_is_refused(piece: str) -> None:
     spec = json.loads(byte_level())
-    piece = "".join(spec["model"]["merges"][0])
     special = spec["added_tokens"][0] | {"id": spec["model"]["vocab"][piece], "content": piece}
     with pytest.raises(ValueError, match="also an ordinary piece"):
         HuggingFaceTokenizer(json.dumps(spec | {"added_tokens": [special]}))
     plain = HuggingFaceTokenizer(json.dumps(spec | {"added_tokens": [special | {"special": False}]}))
-    assert plain.encode("the dog") == opened(byte_level()).encode("the dog")
+    assert plain.encode("the ~dog") == opened(byte_level()).encode("the ~dog")
 
 
 def test_bytes_that_count_as_special_still_spell() -> None:
