@@ -1,38 +1,29 @@
-"""Read manifests: JSON Lines, CSV / TSV with a header, or a LibriSpeech-style tree. One row in, one row out, always."""
+"""Read manifests: JSON Lines, CSV / TSV with a header, Parquet, or a LibriSpeech-style tree. One row in, one row out.
 
-import csv
-import json
+Rows are streamed; `pipeline/manifest_files.py` reads the kinds of files, this module checks what they hold.
+"""
+
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pipeline.manifest_files import ManifestError, RawRow, raw_rows
 from schemas.canonical import sha256_hex
 from schemas.clock import samples_from_seconds
 from schemas.records import Utterance
 from schemas.rejects import Reason, Reject
+from stages.audio_sources import scheme_of
+
+__all__ = ["SAFE_ID", "ManifestError", "locate", "manifest_base", "read_manifest", "record_key", "reject_key"]
 
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 MAX_SECONDS = 10_000_000.0
-MAX_FIELD = 2**24
-
-
-class ManifestError(ValueError):
-    """The manifest as a whole cannot be used; the message names the file and the fix."""
 
 
 class BadRow(ValueError):
     """One row cannot be used; the message names the field."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawRow:
-    """A row before its fields are checked: where it stands, and its fields or what is wrong with it."""
-
-    where: str
-    fields: dict[str, Any] | None
-    problem: str = ""
 
 
 def record_key(row_id: str) -> str:
@@ -55,15 +46,18 @@ def read_manifest(path: str) -> Iterator[Utterance | Reject]:
     """Yield one utterance or one reject for every row, in order. Duplicate ids are rejected from the second on.
 
     Raises:
-        ManifestError: if the file is missing, empty, of an unknown kind or has no usable row.
+        ManifestError: if the file is missing, empty, damaged, of an unknown kind or has no usable row, or if it names
+            audio in a store that no installed package reads.
     """
     seen: set[str] = set()
+    schemes = {""}
     recordings = _Recordings()
     usable = 0
     base = manifest_base(path)
-    for index, raw in enumerate(_raw_rows(path)):
+    for index, raw in enumerate(raw_rows(path)):
         row = _row(raw, index, base)
         if isinstance(row, Utterance):
+            _require_package(scheme_of(row.location), schemes, raw.where)
             if row.key in seen:
                 detail = f"{raw.where}: id {row.id[:100]!r} was used by an earlier row"
                 yield Reject(
@@ -106,118 +100,24 @@ def manifest_base(path: str) -> str:
 
 
 def locate(audio: str, base: str) -> str:
-    """Resolve an `audio_filepath` against the manifest's folder."""
+    """Resolve an `audio_filepath` against the manifest's folder; `file:///x` is the path `/x`."""
+    audio = audio.removeprefix("file://")
     if "://" in audio or audio.startswith("/"):
         return audio
     return f"{base}/{audio}"
 
 
-def _raw_rows(path: str) -> Iterator[RawRow]:
-    if "://" not in path and Path(path).is_dir():
-        return _librispeech_rows(Path(path))
-    suffix = Path(path).suffix.lower()
-    readers = {".jsonl": _jsonl_rows, ".json": _jsonl_rows, ".csv": _table_rows, ".tsv": _table_rows}
-    if suffix not in readers:
-        raise ManifestError(
-            f"{path}: unknown kind of manifest; use .jsonl, .csv, .tsv or a folder with *.trans.txt files"
-        )
-    return readers[suffix](path)
-
-
-def _lines(path: str) -> Iterator[bytes]:
+def _require_package(scheme: str, known: set[str], where: str) -> None:
+    """Raise ManifestError unless a package for this kind of store is installed; asked once for each."""
+    if scheme in known:
+        return
     import fsspec
 
     try:
-        with fsspec.open(path, "rb") as file:
-            yield from file
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such manifest; give --manifest an existing file or folder") from None
-
-
-def _jsonl_rows(path: str) -> Iterator[RawRow]:
-    name = Path(path).name
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{name}:{number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            yield RawRow(where=where, fields=None, problem="not valid JSON")
-            continue
-        if not isinstance(value, dict):
-            yield RawRow(where=where, fields=None, problem="not a JSON object")
-            continue
-        yield RawRow(where=where, fields=value)
-
-
-def _table_rows(path: str) -> Iterator[RawRow]:
-    separator = "\t" if path.lower().endswith(".tsv") else ","
-    lines = (line.decode("utf-8", "replace").removeprefix("\ufeff") for line in _lines(path))
-    csv.field_size_limit(MAX_FIELD)
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.DictReader(lines, delimiter=separator, quoting=quoting, strict=True)
-    try:
-        yield from _checked_rows(path, reader)
-    except csv.Error as error:
-        raise ManifestError(f"{path}: line {reader.line_num}: {error}; is a quote left open?") from None
-
-
-def _checked_rows(path: str, reader: "csv.DictReader[str]") -> Iterator[RawRow]:
-    name, header = Path(path).name, reader.fieldnames or []
-    if missing := {"audio_filepath", "text"} - set(header):
-        raise ManifestError(
-            f"{path}: the header lacks {', '.join(sorted(missing))}; it has {', '.join(header) or 'nothing'}"
-        )
-    for row in reader:
-        where = f"{name}:{reader.line_num}"
-        if None in row or None in row.values():
-            yield RawRow(where=where, fields=None, problem=f"{len(header)} columns expected")
-            continue
-        fields: dict[str, Any] = {k: v for k, v in row.items() if v != "" or k in ("text", "audio_filepath")}
-        yield RawRow(where=where, fields=_numbers(fields))
-
-
-def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
-    """Turn a table's numeric columns into numbers where they are; what is not stays text and fails the row's check."""
-    out = dict(fields)
-    for name, kind in (("offset", float), ("duration", float), ("channel", int)):
-        if name in out:
-            try:
-                out[name] = kind(out[name])
-            except ValueError:
-                continue
-    return out
-
-
-def _librispeech_rows(root: Path) -> Iterator[RawRow]:
-    """Rows of a tree with `speaker-chapter.trans.txt` files beside `speaker-chapter-0000.flac`."""
-    transcripts = sorted(path for path in root.rglob("*.trans.txt") if path.is_file())
-    if not transcripts:
-        raise ManifestError(f"{root}: no *.trans.txt file below it; a folder must be a LibriSpeech-style tree")
-    for transcript in transcripts:
-        for number, line in enumerate(transcript.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-            if not line.strip():
-                continue
-            row_id, _, text = line.partition(" ")
-            relative = transcript.parent.relative_to(root)
-            found = next(
-                (e for e in ("flac", "wav", "ogg", "mp3", "opus") if (transcript.parent / f"{row_id}.{e}").exists()),
-                "flac",
-            )
-            fields = {
-                "audio_filepath": str(relative / f"{row_id}.{found}"),
-                "text": text,
-                "id": row_id,
-                "recording": row_id.rpartition("-")[0] or row_id,
-                "speaker": row_id.partition("-")[0],
-            }
-            yield RawRow(where=f"{_printable(transcript.name)}:{number}", fields=fields)
-
-
-def _printable(name: str) -> str:
-    """Return a file name with what is not valid Unicode replaced."""
-    return name.encode("utf-8", "replace").decode()
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        raise ManifestError(f"{where}: nothing installed reads {scheme}://; {' '.join(str(error).split())}") from None
+    known.add(scheme)
 
 
 def _row(raw: RawRow, index: int, base: str) -> Utterance | Reject:
@@ -239,6 +139,10 @@ def _utterance(fields: dict[str, Any], index: int, base: str) -> Utterance:
         raise BadRow("'audio_filepath' is missing or empty")
     if "\0" in audio:
         raise BadRow("'audio_filepath' holds a NUL character")
+    try:
+        scheme_of(locate(audio, base))
+    except ValueError as error:
+        raise BadRow(f"'audio_filepath' {error}") from None
     offset, duration = _seconds(fields, "offset"), _seconds(fields, "duration")
     channel = fields.get("channel")
     if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or not 0 <= channel < 1024):

@@ -6,6 +6,16 @@ from typing import Self
 
 from schemas.records import Utterance
 
+MOST_SHOWN = 200
+
+
+def one_line(text: str) -> str:
+    """Return a name as a message shows it: whole if it is short and plain, else cut and with `?` for what is neither
+    a letter nor a sign (line ends, controls, marks that turn the direction of writing).
+    """
+    shown = text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
+    return shown if shown.isprintable() else "".join(c if c.isprintable() else "?" for c in shown)
+
 
 class Reason(StrEnum):
     """The closed list; `docs/rejects.md` says what to do about each."""
@@ -68,9 +78,8 @@ class Reject:
     @classmethod
     def of(cls, utterance: Utterance, stage: str, reason: Reason, detail: str) -> Self:
         """Reject an utterance; the detail is prefixed with the name of its file."""
-        return cls(
-            key=utterance.key, id=utterance.id, stage=stage, reason=reason, detail=f"{utterance.audio}: {detail}"
-        )
+        name = one_line(utterance.audio)
+        return cls(key=utterance.key, id=utterance.id, stage=stage, reason=reason, detail=f"{name}: {detail}")
 
     def to_json(self) -> dict[str, str]:
         """Return the line of a `rejects-*.jsonl` file."""

@@ -1,53 +1,64 @@
 """Read a window of an audio file: soundfile first, PyAV for what it cannot open. Nothing in a file is trusted.
 
-Memory is bounded by the window, not by the file: what lies before it is skipped or decoded and dropped.
+Memory is bounded by the window of one channel, not by the file and not by its channels: blocks are mixed as they come,
+and what lies before the window is skipped or decoded and dropped.
 """
 
 import io
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from schemas.clock import samples_at_rate
 from schemas.records import Utterance
 from schemas.rejects import Reason
+from stages.audio_headers import missing_share
+from stages.audio_sources import AudioProblem, open_source
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+__all__ = ["AudioProblem", "Window", "header_seconds", "open_source", "read_window"]
+
 LENGTH_TOLERANCE_SECONDS = 0.1
 """How far a manifest's duration may reach past the end of the file; durations are often rounded."""
+STATED_TOLERANCE_SECONDS = 0.5
+"""How far a whole file may fall short of the length that its container states, encoder delay included."""
 EXACT_SEEK = frozenset({"AIFF", "AU", "CAF", "FLAC", "NIST", "RF64", "W64", "WAV", "WAVEX"})
 """Containers whose seek gives the very samples of a pass from the start. In others (an MP3 frame leans on the frames
 before it) we decode from the start and drop, which costs a pass over the file for each of its utterances."""
 UNKNOWN_FRAMES = 2**48
 """A stream that was written without its length claims more frames than this."""
+RATES = range(2_000, 768_001)
+"""Sample rates in Hz; another comes from a damaged header."""
 BLOCK = 2**18
+"""Samples, of all channels together, that are decoded at once."""
+LEAST_BYTES_PER_SECOND = 32
+"""Silence as FLAC takes 47 bytes a second; a header that states more audio than this allows is not believed."""
 DEMUXERS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,"
     "mpegts,ogg,rm,tta,w64,wav,wv"
 )
 """What FFmpeg may take a file for: plain media. Left out are scripts and playlists, which name other files."""
-
-
-class AudioProblem(Exception):
-    """What is wrong with one utterance's audio; becomes a reject."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
+EXACT_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+"""FFmpeg's names of containers that state the length of a stream, where others have it estimated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Window:
-    """Decoded samples: float32, shape (num_frames, num_channels), at the file's own rate in Hz."""
+    """Decoded samples of one channel, or of all mixed: float32, shape (num_frames,), at the file's own rate in Hz.
+
+    Attributes:
+        channels: that the file has.
+        finite: whether all samples of all channels are.
+    """
 
     samples: "npt.NDArray[np.float32]"
     rate: int
+    channels: int
+    finite: bool
 
 
 def header_seconds(location: str) -> float:
@@ -56,14 +67,18 @@ def header_seconds(location: str) -> float:
     import soundfile
 
     try:
+        most = 60.0 + os.path.getsize(location) / LEAST_BYTES_PER_SECOND
         info = soundfile.info(location)
-        plausible = info.samplerate > 0 and 0 <= info.frames < UNKNOWN_FRAMES
-        return float(info.frames / info.samplerate) if plausible else 0.0
+        plausible = info.samplerate in RATES and 0 <= info.frames < UNKNOWN_FRAMES
+        return min(most, info.frames / info.samplerate) if plausible else 0.0
     except (soundfile.SoundFileError, TypeError):  # a .raw file has no header to read: TypeError
         pass
+    except OSError:
+        return 0.0
     try:
         with av.open(location, options={"format_whitelist": DEMUXERS}, metadata_errors="ignore") as container:
-            return max(0.0, (container.duration or 0) / 1_000_000) if container.streams.audio else 0.0
+            stated = (container.duration or 0) / 1_000_000 if container.streams.audio else 0.0
+            return min(most, max(0.0, stated))
     except (av.error.FFmpegError, ValueError):
         return 0.0
 
@@ -79,34 +94,21 @@ def read_window(utterance: Utterance, max_seconds: float) -> Window:
     source = open_source(utterance.location)
     try:
         with soundfile.SoundFile(source) as file:
-            return _read_soundfile(file, utterance, max_seconds)
+            window = _read_soundfile(file, utterance, max_seconds)
+            _require_whole(source, file, utterance)
+            return window
     except (soundfile.SoundFileError, TypeError):  # a .raw file has no header to read: TypeError
         if isinstance(source, io.BytesIO):
             source.seek(0)
         return _read_av(source, utterance, max_seconds)
 
 
-def open_source(location: str) -> str | io.BytesIO:
-    """Return a local path that is a regular file, or the bytes behind a URL."""
-    if "://" in location:
-        import fsspec
-
-        try:
-            with fsspec.open(location, "rb") as remote:
-                return io.BytesIO(remote.read())
-        except FileNotFoundError:
-            raise AudioProblem(Reason.MISSING_AUDIO, "no such object") from None
-    try:
-        found = os.stat(location)
-    except (OSError, ValueError):
-        raise AudioProblem(Reason.MISSING_AUDIO, "no such file") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, "not a regular file")
-    if found.st_size == 0:
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, "the file is empty")
-    if not os.access(location, os.R_OK):
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it")
-    return location
+def _require_whole(source: str | io.BytesIO, file: Any, utterance: Utterance) -> None:
+    """Raise AudioProblem if the whole of a file is asked for and its header says that there was more."""
+    if utterance.length is None and file.format in ("WAV", "WAVEX", "AIFF"):
+        missing = file.frames / file.samplerate * missing_share(source)
+        if missing > LENGTH_TOLERANCE_SECONDS:
+            raise AudioProblem(Reason.UNREADABLE_AUDIO, f"it ends {missing:.2f} s before its header says")
 
 
 def _bounds(utterance: Utterance, rate: int, frames: int, max_seconds: float) -> tuple[int, int]:
@@ -128,37 +130,70 @@ def _bounds(utterance: Utterance, rate: int, frames: int, max_seconds: float) ->
 def _read_soundfile(file: Any, utterance: Utterance, max_seconds: float) -> Window:
     if file.frames < 0 or not file.seekable():
         raise AudioProblem(Reason.UNREADABLE_AUDIO, "its length cannot be determined")
-    rate = file.samplerate
+    rate = _checked_rate(file.samplerate)
     if file.frames >= UNKNOWN_FRAMES or file.format not in EXACT_SEEK:
-        blocks = (block.copy() for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
-        return _window_of(blocks, rate, utterance, max_seconds)
+        return _window_of(_blocks(file, file.frames), rate, utterance, max_seconds)
     start, count = _bounds(utterance, rate, file.frames, max_seconds)
     file.seek(start)
-    samples = file.read(count, dtype="float32", always_2d=True)
-    if len(samples) < count:
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, f"breaks off after {(start + len(samples)) / rate:.2f} s")
-    return Window(samples=samples, rate=rate)
+    window = _joined(_blocks(file, count), rate, utterance.channel)
+    if len(window.samples) < count:
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, f"breaks off after {(start + len(window.samples)) / rate:.2f} s")
+    return window
+
+
+def _checked_rate(rate: int) -> int:
+    if rate not in RATES:
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, f"its header states a sample rate of {rate} Hz")
+    return rate
+
+
+def _blocks(file: Any, count: int) -> "Iterator[npt.NDArray[np.float32]]":
+    """Yield up to `count` frames from where a file stands, as float32 of shape (frames, channels)."""
+    size = max(1, BLOCK // file.channels)
+    while count > 0:
+        block = file.read(min(size, count), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        count -= len(block)
+        yield block
+
+
+def _joined(blocks: "Iterable[npt.NDArray[np.float32]]", rate: int, channel: int | None) -> Window:
+    """Mix blocks, or take one channel of them, and put them together."""
+    import numpy as np
+
+    parts: list[npt.NDArray[np.float32]] = []
+    channels, finite = 1, True
+    for block in blocks:
+        channels, finite = block.shape[1], finite and bool(np.isfinite(block).all())
+        if channel is not None and channel >= channels:
+            raise AudioProblem(Reason.BAD_ROW, f"channel {channel} asked for, the file has {channels}")
+        parts.append(block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel].copy())
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return Window(samples=samples, rate=rate, channels=channels, finite=finite)
 
 
 def _window_of(
     blocks: "Iterator[npt.NDArray[np.float32]]", rate: int, utterance: Utterance, max_seconds: float
 ) -> Window:
     """Take the utterance's window out of a stream of blocks, keeping no more than the window."""
-    import numpy as np
-
     first = samples_at_rate(utterance.offset, rate)
     last = first + int((max_seconds + 1.0) * rate)
-    kept: list[npt.NDArray[np.float32]] = []
     at = 0
-    for block in blocks:
-        part = block[max(0, first - at) : max(0, last - at)]
-        if len(part):
-            kept.append(part)
-        at += len(block)
-        if at >= last:
-            break
+
+    def inside() -> "Iterator[npt.NDArray[np.float32]]":
+        nonlocal at
+        for block in blocks:
+            part = block[max(0, first - at) : max(0, last - at)]
+            at += len(block)
+            if len(part):
+                yield part
+            if at >= last:
+                return
+
+    window = _joined(inside(), rate, utterance.channel)
     _, count = _bounds(utterance, rate, at, max_seconds)
-    return Window(samples=np.concatenate(kept)[:count], rate=rate)
+    return Window(samples=window.samples[:count], rate=rate, channels=window.channels, finite=window.finite)
 
 
 def _read_av(source: str | io.BytesIO, utterance: Utterance, max_seconds: float) -> Window:
@@ -167,12 +202,26 @@ def _read_av(source: str | io.BytesIO, utterance: Utterance, max_seconds: float)
     unreadable = AudioProblem(Reason.UNREADABLE_AUDIO, "no decoder can read it")
     try:
         with av.open(source, options={"format_whitelist": DEMUXERS}, metadata_errors="ignore") as container:
-            if not container.streams.audio:
+            if not container.streams.audio or container.streams.audio[0].codec_context is None:
                 raise unreadable
             stream = container.streams.audio[0]
-            return _window_of(_av_blocks(container, stream), int(stream.rate or 0), utterance, max_seconds)
+            rate = _checked_rate(int(stream.rate or 0))
+            window = _window_of(_av_blocks(container, stream), rate, utterance, max_seconds)
+            missing = _stated_seconds(container, stream) - len(window.samples) / rate
     except (av.error.FFmpegError, ValueError):
         raise unreadable from None
+    if utterance.length is None and utterance.offset == 0 and missing > STATED_TOLERANCE_SECONDS:
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, f"it ends {missing:.2f} s before its header says")
+    return window
+
+
+def _stated_seconds(container: Any, stream: Any) -> float:
+    """Return the length that the container states, 0 where it is of a kind that states none."""
+    if container.format.name not in EXACT_LENGTH:
+        return 0.0
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1_000_000
 
 
 def _av_blocks(container: Any, stream: Any) -> "Iterator[npt.NDArray[np.float32]]":

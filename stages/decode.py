@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 from schemas.clock import SAMPLE_RATE
 from schemas.records import Clip, Utterance
 from schemas.rejects import Reason, Reject
-from stages.audio_files import AudioProblem, Window, read_window
+from stages.audio_files import Window, read_window
+from stages.audio_sources import AudioProblem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 FULL_SCALE = 0.9995
 """Samples at or above this magnitude count as clipped: one step below full scale in 12 bits."""
+LOUDEST = 1e6
+"""Float files may hold any finite number: a larger magnitude is taken for this one before resampling."""
 SILENCE_WINDOW = 320
 BLOCK = SILENCE_WINDOW * 10_000
 """Samples that are worked on at once (200 s), so that an hour needs little more memory than its samples."""
@@ -78,11 +81,9 @@ class Decoder:
     def _clip(self, utterance: Utterance, window: Window) -> Clip:
         import numpy as np
 
-        config, channels = self._config, window.samples.shape[1]
-        blocks = range(0, len(window.samples), BLOCK)
-        if not all(np.isfinite(window.samples[start : start + BLOCK]).all() for start in blocks):
+        config, mono = self._config, window.samples
+        if not window.finite:
             raise AudioProblem(Reason.NOT_FINITE, "samples are NaN or infinite")
-        mono = _mix(window.samples, utterance.channel)
         seconds = len(mono) / window.rate
         if seconds < config.min_seconds:
             raise AudioProblem(Reason.TOO_SHORT, f"{seconds:.3f} s, the recipe asks for {config.min_seconds} s")
@@ -90,22 +91,15 @@ class Decoder:
         clipped_share = clipped / len(mono)
         if clipped_share > config.max_clipped:
             raise AudioProblem(Reason.CLIPPED, f"{clipped_share:.1%} of the samples are at full scale")
+        if clipped:  # a resampler makes NaN of what is larger still
+            mono = np.clip(mono, -LOUDEST, LOUDEST)
         pcm = to_pcm(mono, window.rate)
         level = loudest_dbfs(pcm)
         if level < config.silence_dbfs:
             raise AudioProblem(
                 Reason.SILENT, f"loudest 20 ms at {level:.0f} dBFS, silence is {config.silence_dbfs:.0f}"
             )
-        return Clip(utterance=utterance, pcm=pcm, source_rate=window.rate, source_channels=channels)
-
-
-def _mix(samples: "npt.NDArray[np.float32]", channel: int | None) -> "npt.NDArray[np.float32]":
-    if channel is None:
-        mixed: npt.NDArray[np.float32] = samples.mean(axis=1, dtype="float32")
-        return mixed
-    if not 0 <= channel < samples.shape[1]:
-        raise AudioProblem(Reason.BAD_ROW, f"channel {channel} asked for, the file has {samples.shape[1]}")
-    return samples[:, channel]
+        return Clip(utterance=utterance, pcm=pcm, source_rate=window.rate, source_channels=window.channels)
 
 
 def to_pcm(mono: "npt.NDArray[np.float32]", rate: int) -> "npt.NDArray[np.int16]":

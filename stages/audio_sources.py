@@ -1,0 +1,109 @@
+"""Where audio lies: a regular local file, or an object behind a URL. Nothing else is ever opened.
+
+A fifo, a device, a socket or a folder would block a worker or feed it without end; a URL of another kind may name a
+program's own files or chain one file system to another.
+"""
+
+import errno
+import io
+import os
+import re
+import stat
+import sys
+
+from schemas.rejects import Reason
+
+STORES = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "hdfs", "memory", "oss", "s3", "s3a", "webhdfs"})
+WEB = frozenset({"http", "https"})
+"""A server that cannot be reached costs the record: anybody may name one. A store that cannot be reached stops the
+split, which is run again: no record is to blame."""
+MAX_OBJECT = 2 << 30
+"""Bytes that are read of an object, into memory: three hours of stereo at 48 kHz in 16 bits."""
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.ASCII)
+
+
+class AudioProblem(Exception):
+    """What is wrong with one utterance's audio; becomes a reject."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def scheme_of(location: str) -> str:
+    """Return the scheme of a URL, "" for a local path.
+
+    Raises:
+        ValueError: if it is a URL that is never opened; the message says why.
+    """
+    if "://" not in location:
+        return ""
+    found = _URL.match(location)
+    if found is None:
+        raise ValueError("holds '://' but begins with no scheme")
+    if found[1] not in STORES | WEB:
+        raise ValueError(f"{found[1]}:// is no place to read audio from; use a path, s3://, gs://, az:// or https://")
+    if "::" in location:
+        raise ValueError("a chained URL ('::') is never opened")
+    return found[1]
+
+
+def open_source(location: str) -> str | io.BytesIO:
+    """Return a local path that is a regular file, or the bytes behind a URL.
+
+    Raises:
+        AudioProblem: if it cannot be had.
+        OSError: EIO, if a store cannot be reached.
+    """
+    try:
+        scheme = scheme_of(location)
+    except ValueError as error:
+        raise AudioProblem(Reason.MISSING_AUDIO, str(error)) from None
+    if scheme:
+        return io.BytesIO(_object(location, scheme))
+    try:
+        found = os.stat(location)
+    except (OSError, ValueError) as error:
+        known = {errno.ELOOP: "a loop of links", errno.ENAMETOOLONG: "a name longer than the file system takes"}
+        detail = known.get(error.errno or 0, "no such file") if isinstance(error, OSError) else "no such file"
+        raise AudioProblem(Reason.MISSING_AUDIO, detail) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, "not a regular file")
+    if found.st_size == 0:
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, "the file is empty")
+    if not os.access(location, os.R_OK):
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it")
+    return location
+
+
+def _object(location: str, scheme: str) -> bytes:
+    import fsspec
+
+    try:
+        with fsspec.open(location, "rb") as remote:
+            data: bytes = remote.read(MAX_OBJECT + 1)
+    except FileNotFoundError:
+        raise AudioProblem(Reason.MISSING_AUDIO, "no such object") from None
+    except (PermissionError, IsADirectoryError):
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it, or no object") from None
+    except _outages() as error:
+        if scheme in WEB or getattr(error, "errno", None) == errno.EINVAL:
+            raise AudioProblem(Reason.MISSING_AUDIO, "the server does not give it, or it cannot be named so") from None
+        raise OSError(errno.EIO, f"the object store cannot be reached: {type(error).__name__}", location) from error
+    if not data:
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, "the file is empty")
+    if len(data) > MAX_OBJECT:
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, f"larger than {MAX_OBJECT >> 30} GiB, which are held in memory")
+    return data
+
+
+def _outages() -> tuple[type[BaseException], ...]:
+    """Return what clients raise where a server cannot be reached, of those clients that were loaded."""
+    found: list[type[BaseException]] = [OSError]
+    for module, names in (
+        ("aiohttp", ("ClientError",)),
+        ("botocore.exceptions", ("ConnectionError", "HTTPClientError", "NoCredentialsError")),
+    ):
+        found += [getattr(sys.modules[module], name) for name in names if module in sys.modules]
+    return tuple(found)
