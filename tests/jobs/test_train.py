@@ -9,24 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.train_data import evaluation_blocks, hold_out, prepare, shuffled
-from jobs.train_run import claim
+from jobs.train_data import blank, evaluation_blocks, hold_out, load_mixture, prepare, shuffled
+from jobs.train_run import RunFolder, checkpoints, claim, opened, publishing
 from pipeline.dataset import Dataset
-from schemas.sequence import SequenceSection, SpiritLmPolicy
+from pipeline.reader import IGNORED
 from schemas.training import TrainSection
 from stages.documents import Document
 from stages.vocabulary import Vocabulary
 from tests.sequence_builders import SIZES, ByteTokenizer, corpus, document, documents, write_dataset
+from tests.train_builders import SEQUENCE, TINY, entries, tiny_dataset
 
-SEQUENCE = SequenceSection(context=96, policy=SpiritLmPolicy(text_words=(3, 6), speech_words=(3, 6)))
 SECTION = TrainSection(hidden_size=64, layers=2, heads=2, batch_size=4, steps=60, warmup=5)
-TINY = TrainSection(hidden_size=16, layers=1, heads=2, batch_size=2, steps=6, warmup=2)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    records = corpus(12, utterances=2)
-    return write_dataset(tmp_path_factory.mktemp("data") / "d", [records[:12], records[12:]])
+    return tiny_dataset(tmp_path_factory.mktemp("data") / "d")
 
 
 def runs(ids: np.ndarray) -> list[tuple[int, int]]:
@@ -91,32 +89,176 @@ def test_importing_does_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.slow
-def test_packed_documents_do_not_see_each_other() -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def test_the_learning_rate_by_hand() -> None:
+    cosine = TrainSection(learning_rate=2.0, warmup=4, schedule="cosine", final_share=0.1)
+    assert [cosine.rate(step, 14) for step in (1, 2, 4)] == [0.5, 1.0, 2.0]
+    assert cosine.rate(9, 14) == pytest.approx(2.0 * 0.55)  # half way down
+    assert cosine.rate(14, 14) == pytest.approx(0.2)
+    assert cosine.rate(20, 14) == pytest.approx(0.2)
+    constant = TrainSection(learning_rate=2.0, warmup=0)
+    assert [constant.rate(step, 3) for step in (1, 2, 3)] == [2.0] * 3
 
-    from jobs.train_model import Learner, token_losses
 
-    torch.manual_seed(0)
-    vocabulary = Vocabulary(ByteTokenizer(), SIZES)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary.size, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
-        )
+@given(warmup=st.integers(0, 30), total=st.integers(1, 60), share=st.floats(0, 1))
+def test_the_learning_rate_rises_and_falls_once(warmup: int, total: int, share: float) -> None:
+    section = TrainSection(learning_rate=1e-3, warmup=warmup, schedule="cosine", final_share=share)
+    rates = [section.rate(step, total) for step in range(1, total + 1)]
+    top = min(max(warmup, 1), total)
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert all(0 <= rate <= 1e-3 for rate in rates)
+    assert all(rate >= share * 1e-3 * (1 - 1e-9) for rate in rates[warmup:])
+
+
+def test_what_may_change_are_settings() -> None:
+    assert set(TrainSection.model_fields) >= TrainSection.MAY_CHANGE
+    assert {"learning_rate", "precision", "model"}.isdisjoint(TrainSection.MAY_CHANGE)
+    with pytest.raises(ValueError, match="multiple of 2 x heads"):
+        TrainSection(hidden_size=12, heads=4)
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
+    def publish(step: int, keep: int = 2) -> None:
+        with publishing(tmp_path, step, keep) as partial:
+            assert list(partial.iterdir()) == []
+            (partial / "state.json").write_text(json.dumps({"step": step, "readers": []}))
+            if step == 3:
+                raise OSError("the disk is full")
+
+    publish(1)
+    publish(2)
+    with pytest.raises(OSError, match="disk"):
+        publish(3)
+    assert opened(tmp_path).step == 2
+    publish(999_999)
+    publish(1_000_000)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-999999", "checkpoint-1000000"]
+    assert opened(tmp_path) == RunFolder(
+        path=tmp_path, checkpoint=tmp_path / "checkpoint-1000000", step=1_000_000, readers=[]
     )
-    learner = Learner(model=model, forward=model, device=torch.device("cpu"), autocast=False, flex=False)
-    wide = SEQUENCE.model_copy(update={"context": 4096})
-    first, second = document((4,), seed=1), document((6,), seed=2)
-    with torch.no_grad():
-        (both,) = evaluation_blocks([first, second], wide, vocabulary, 0)[:1]
-        (alone,) = evaluation_blocks([second], wide, vocabulary, 0)[:1]
-        together, target, _ = token_losses(learner, [both])
-        apart, _, _ = token_losses(learner, [alone])
-    length = int((alone["document_ids"] == 0).sum())
-    start = int((both["document_ids"] == 0).sum())
-    assert not target[0, start - 1], "the first token of a document is no target of the one before"
-    assert torch.allclose(together[0, start : start + length - 1], apart[0, : length - 1], atol=1e-5)
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_a_mixture_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "mixture.yaml"
+    path.write_text("- {path: a, share: 2}\n- {kind: text, path: b}\n")
+    assert [(s.kind, s.path, s.share) for s in load_mixture(path).sources] == [("units", "a", 2.0), ("text", "b", 1.0)]
+    for bad, part in (
+        ("- {kind: txt, path: b}", "txt"),
+        ("[]", "sources"),
+        ("{", "YAML"),
+        ("- {path: a, shar: 1}", "shar"),
+    ):
+        path.write_text(bad)
+        with pytest.raises(ValueError, match=part) as caught:
+            load_mixture(path)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+    with pytest.raises(ValueError, match="missing"):
+        load_mixture(tmp_path / "none.yaml")
+
+
+def test_a_blank_block_has_no_target() -> None:
+    (block, *_) = evaluation_blocks([document((6,))], SEQUENCE, Vocabulary(ByteTokenizer(), SIZES), 0)
+    assert (blank(block)["labels"] == IGNORED).all()
+    assert np.array_equal(blank(block)["input_ids"], block["input_ids"])
+    assert (block["labels"] != IGNORED).any()
+
+
+@pytest.mark.slow
+def test_accumulation_changes_rounding_alone(dataset: Path, tmp_path: Path) -> None:
+    from jobs.train import train
+
+    runs = []
+    for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
+        section = TINY.model_copy(update={"batch_size": batch_size, "accumulation": accumulation, "steps": 10})
+        train(dataset, tmp_path / str(batch_size), section, SEQUENCE, 0, device="cpu")
+        runs.append(entries(tmp_path / str(batch_size)))
+    for run in runs[1:]:
+        for a, b in zip(runs[0], run, strict=True):
+            assert a == pytest.approx(b, abs=1e-5)
+    text, speech = ([entry[name] for entry in runs[0] if name in entry] for name in ("text_loss", "speech_loss"))
+    share, loss = ([entry[name] for entry in runs[0] if name in entry] for name in ("speech_share", "loss"))
+    mixed = [t * (1 - p) + s * p for t, s, p in zip(text, speech, share, strict=True)]
+    assert loss == pytest.approx(mixed)
+
+
+@pytest.mark.slow
+def test_settings_of_a_run_may_change_where_they_do_not_matter(dataset: Path, tmp_path: Path) -> None:
+    from jobs.train import train
+
+    section = TINY.model_copy(update={"keep": 3, "checkpoint_every": 2, "tensorboard": True})
+    train(dataset, tmp_path / "run", section, SEQUENCE, 0, device="cpu", steps=5)
+    assert [c.name for c in checkpoints(tmp_path / "run")] == [f"checkpoint-00000{step}" for step in (2, 4, 5)]
+    other = section.model_copy(update={"accumulation": 3, "keep": 1, "recompute": True})
+    train(dataset, tmp_path / "run", other, SEQUENCE, 0, device="cpu", steps=7, resume=True)
+    assert [c.name for c in checkpoints(tmp_path / "run")] == ["checkpoint-000007"]
+    tokens = [entry["tokens"] for entry in entries(tmp_path / "run") if "tokens" in entry]
+    assert max(tokens[:5]) <= 2 * 96 < min(tokens[5:])
+    changed = other.model_copy(update={"learning_rate": 1e-4})
+    with pytest.raises(ValueError, match=r"other settings: train: .*'learning_rate': 0.003"):
+        train(dataset, tmp_path / "run", changed, SEQUENCE, 0, device="cpu", resume=True)
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    logged = {entry["step"]: entry["speech_loss"] for entry in entries(tmp_path / "run") if "speech_loss" in entry}
+    shown = {event.step: event.value for event in events.Scalars("speech_loss")}
+    assert shown == {step: pytest.approx(loss, rel=1e-6) for step, loss in logged.items()}
+
+
+@pytest.mark.slow
+def test_a_mixture_is_trained_on(dataset: Path, tmp_path: Path) -> None:
+    from jobs.train import train
+
+    lines = [json.dumps({"text": "the old dog sat on the red barn " * 4}) for _ in range(40)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    (tmp_path / "mixture.yaml").write_text(
+        f"- {{path: {dataset}, policy: {{name: speech_only}}}}\n- {{kind: text, path: {tmp_path / 'text.jsonl'}}}\n"
+    )
+    mixture = load_mixture(tmp_path / "mixture.yaml")
+    section = TINY.model_copy(update={"batch_size": 8})
+    train(dataset, tmp_path / "run", section, SEQUENCE, 0, device="cpu", mixture=mixture)
+    shares = [entry["speech_share"] for entry in entries(tmp_path / "run") if "speech_share" in entry]
+    assert 0.35 < np.mean(shares) < 0.65
+    with pytest.raises(ValueError, match="other settings: mixture"):
+        train(dataset, tmp_path / "run", section, SEQUENCE, 0, device="cpu", resume=True)
+
+
+@pytest.mark.slow
+def test_a_diverging_run_stops_and_says_so(dataset: Path, tmp_path: Path) -> None:
+    from jobs.train import train
+
+    section = TINY.model_copy(update={"learning_rate": 1e30, "warmup": 0, "clip_norm": None})
+    with pytest.raises(ValueError, match=r"training diverged; lower train\.learning_rate"):
+        train(dataset, tmp_path / "run", section, SEQUENCE, 0, device="cpu")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_generates_in_plain_transformers(dataset: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from jobs.score_rows import parse_sequence
+    from jobs.train import train
+    from jobs.train_vocabulary import require_carried
+    from stages.interleave import Modality
+
+    summary = train(dataset, tmp_path / "run", SECTION, SEQUENCE, 0, device="cpu")
+    model = LlamaForCausalLM.from_pretrained(summary.checkpoint, local_files_only=True)
+    vocabulary = require_carried(Path(summary.checkpoint)).vocabulary
+    for prompt in ("[Text]the cat", "[Speech][St1][Pi2][Hu3]"):
+        ids = torch.tensor([parse_sequence(prompt, vocabulary)])
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=60, do_sample=False,
+                              pad_token_id=0)[0].tolist()  # fmt: skip
+        assert len(made) == ids.shape[1] + 60
+        pieces = vocabulary.decode(made)
+        assert "".join(map(str, pieces)).startswith(prompt)
+        if pieces[0].modality is Modality.SPEECH:
+            assert len(pieces[0].tokens) > 10
+        else:
+            assert len(pieces) > 1 or len(pieces[0].text) > len("the cat")
 
 
 @pytest.mark.slow
