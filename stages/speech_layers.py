@@ -30,9 +30,10 @@ class Layer:
         self._facts = facts
         name = f"encoder.layers.{index}."
         parts = [f"{name}attention.{part}_proj" for part in "qkv"]
-        self._qkv = Linear(
-            *(torch.cat([tensors[f"{part}.{kind}"] for part in parts]).to(device, dtype) for kind in ("weight", "bias"))
+        weight, bias = (
+            torch.cat([tensors[f"{part}.{kind}"] for part in parts]).to(device, dtype) for kind in ("weight", "bias")
         )
+        self._qkv = Linear(weight, bias)
         self._out = linear_of(tensors, f"{name}attention.out_proj", device, dtype)
         self._up = linear_of(tensors, f"{name}feed_forward.intermediate_dense", device, dtype, facts.activation)
         self._down = linear_of(tensors, f"{name}feed_forward.output_dense", device, dtype)

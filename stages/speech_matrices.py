@@ -49,7 +49,7 @@ def packs(dtype: Any, device: Any) -> bool:
 
     if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    if os.environ.get(COMPILE_VARIABLE) == "1" or not torch.backends.mkldnn.is_available():
+    if os.environ.get(COMPILE_VARIABLE) == "1" or not torch._C._has_mkldnn:
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,5 +1,6 @@
 """The products that the CPU computes in its own way give what torch's plain functions give."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -13,7 +14,7 @@ from stages.compute import COMPILE_VARIABLE
 from stages.speech_encoder import load_encoder
 from stages.speech_layers import PRODUCT_QUERIES, attention_by_products
 from stages.speech_matrices import Linear, packs
-from stages.speech_position import BLOCKS, DirectConvolution, SpectralConvolution
+from stages.speech_position import BLOCKS, DirectConvolution, Position, SpectralConvolution
 from tests.speech_builders import ALIKE, encoder, sound
 
 CPU = torch.device("cpu")
@@ -98,8 +99,18 @@ def test_wide_positional_convolutions_are_those_of_transformers(family, num_samp
         assert torch.equal(got, again)
 
 
-def test_small_positional_convolutions_are_torchs():
-    assert isinstance(encoder("hubert_group")._position._convolution, DirectConvolution)
+@pytest.mark.parametrize(
+    ("channels", "kernel", "kind"),
+    [(16, 32, SpectralConvolution), (15, 32, DirectConvolution), (16, 31, DirectConvolution)],
+)
+def test_small_positional_convolutions_are_torchs(channels, kernel, kind):
+    facts = replace(encoder("hubert_group").facts, width=2 * channels, heads=1, pos_groups=2, pos_kernel=kernel)
+    name = "encoder.pos_conv_embed.conv."
+    tensors = {f"{name}weight": drawn(2 * channels, channels, kernel), f"{name}bias": drawn(2 * channels)}
+    for dtype in (torch.float32, torch.bfloat16):
+        live = Position(facts, tensors, dtype, CPU)
+        assert isinstance(live._convolution, kind)
+        assert live(drawn(5, 2 * channels).to(dtype)).dtype == dtype
 
 
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 90), st.integers(1, 90))
