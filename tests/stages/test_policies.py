@@ -87,6 +87,17 @@ def test_spiritlm_draws_what_it_always_drew() -> None:
     assert [s.end_word for s in spans] == [3, 5, 9, 10, 14, 15, 18, 19, 23, 26, 28, 31, 33, 36, 38, 40, 43, 45]
 
 
+def test_the_draws_of_poisson_and_bernoulli_are_frozen() -> None:
+    closed = frozenset({4, 5, 12, 20, 21})
+    spans = draw_spans(60, closed, PoissonPolicy(mean_words=4.0), rng_for(7, 0, "doc-000"))
+    assert (spans[0].modality, [s.end_word for s in spans]) == (
+        TEXT,
+        [1, 2, 13, 16, 31, 34, 42, 45, 47, 51, 55, 59, 60],
+    )
+    spans = draw_spans(24, closed, BernoulliPolicy(), rng_for(7, 0, "doc-001"))
+    assert (spans[0].modality, [s.end_word for s in spans]) == (TEXT, [14, 15, 16, 18, 19, 23, 24])
+
+
 @given(num_words=st.integers(1, 300), closed=st.sets(st.integers(1, 299)), policy=spiritlm, seed=st.integers(0, 999))
 def test_lengths_leave_the_range_only_for_the_documented_reasons(
     num_words: int, closed: set[int], policy: SpiritLmPolicy, seed: int
