@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.commit import FORMAT, commit_path, scratch_folder, valid_commit
+from pipeline.commit import FORMAT, commit_path, scratch_folder
 from pipeline.dataset import BadDataset, Dataset
 from pipeline.drive import Progress
 from pipeline.energon import write_energon_files
@@ -29,8 +29,9 @@ from pipeline.finish import write_shard_table
 from pipeline.folder_lock import locked
 from pipeline.models import referenced
 from pipeline.plan import Plan, load_rows, read_plan
+from pipeline.removal_checks import Commits, RemoveFailed
 from pipeline.removed import Removed, digest, is_removed, read_removed, write_removed
-from pipeline.shard_without import FACTS, write_without
+from pipeline.shard_without import write_without
 from pipeline.split_files import sha256_of
 from pipeline.storage import join, list_names, publish_file, publish_json, read_json
 from pipeline.storage import remove as remove_file
@@ -38,14 +39,11 @@ from schemas.recipe import Recipe
 from schemas.records import Utterance
 from schemas.rejects import Reason
 from schemas.tables import SHARDS
+from schemas.unit_record import BadRecord
 
 JOURNAL = "removing"
 Names = Mapping[str, str]
 """sha256 to the name that was asked for."""
-
-
-class RemoveFailed(RuntimeError):
-    """Nothing can be removed from the dataset as it is; the message names the file and the fix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +163,15 @@ def _carry_out(
     root: str, plan: Plan, info: dict[str, Any], listed: Removed, covered: Mapping[int, int], progress: Progress
 ) -> list[int]:
     """Do all that is left to do; return the splits that were written anew."""
-    commits = _Commits(root, str(info["fingerprint"]), covered)
+    commits = Commits(root, str(info["fingerprint"]), covered)
     begun = {int(name[:-5]) for name in list_names(join(root, JOURNAL)) if name[:-5].isdigit()}
     todo = sorted({split for split in covered if not commits.done(split)} | begun)
     for split in set(range(len(plan.inputs))) - begun:
         commits.require(split, sound=split in todo)
+    for split in begun:
+        journal = read_json(_journal(root, split))
+        if "after" not in journal and not commits.done(split):
+            commits.require_files(journal["before"])
     if listed != read_removed(root):
         write_removed(root, listed)
     if not todo and not unfinished(root):
@@ -193,45 +195,6 @@ def _carry_out(
     return todo
 
 
-@dataclass(frozen=True, slots=True)
-class _Commits:
-    """The commit records of a dataset, and how many removed rows each must count."""
-
-    root: str
-    fingerprint: str
-    covered: Mapping[int, int]
-
-    def read(self, split: int) -> dict[str, Any] | None:
-        return valid_commit(self.root, self.fingerprint, split)
-
-    def done(self, split: int) -> bool:
-        record = self.read(split)
-        return record is not None and record["reasons"].get(Reason.REMOVED.value, 0) == self.covered.get(split, 0)
-
-    def require(self, split: int, *, sound: bool) -> None:
-        """Check that a split counts, and with `sound` that its files are those of its commit record.
-
-        Raises:
-            RemoveFailed: if not.
-        """
-        record = self.read(split)
-        if record is None:
-            raise RemoveFailed(
-                f"{commit_path(self.root, split)} does not hold; run `interloom repair {self.root}` first"
-            )
-        if not sound:
-            return
-        if unknown := set(record) - {"files", "format", "plan", "split", *FACTS}:
-            raise RemoveFailed(
-                f"{commit_path(self.root, split)} holds {sorted(unknown)}, unknown to this version of interloom"
-            )
-        for name, file in record["files"].items():
-            if sha256_of(join(self.root, "shards", name)) != file["sha256"]:
-                raise RemoveFailed(
-                    f"{self.root}/shards/{name} is damaged; run `interloom repair {self.root}`, then remove again"
-                )
-
-
 def _rewrite(root: str, plan: Plan, split: int, covered: int) -> None:
     """Replace the files of a split whose commit record is withdrawn, then write the new one."""
     journal = read_json(_journal(root, split))
@@ -241,7 +204,7 @@ def _rewrite(root: str, plan: Plan, split: int, covered: int) -> None:
         rows = load_rows(plan.rows_path, split, plan.base)
         try:
             facts = write_without(root, split, rows, before["unit_counts"], folder)
-        except BadDataset as error:
+        except (BadDataset, BadRecord) as error:
             raise RemoveFailed(f"{error}; run `interloom repair {root}`, then remove again") from error
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(str(path))}
@@ -272,7 +235,7 @@ def _require_balanced(root: str, plan: Plan, split: int, covered: int, record: M
         )
 
 
-def _write_side_files(root: str, plan: Plan, info: dict[str, Any], commits: _Commits) -> None:
+def _write_side_files(root: str, plan: Plan, info: dict[str, Any], commits: Commits) -> None:
     """Write from all commit records what `pipeline.finish` writes, `dataset.json` last."""
     records: dict[int, dict[str, Any]] = {}
     reasons: dict[str, int] = {}

@@ -51,6 +51,12 @@ def sha256_of(path: str) -> str:
     return found.hexdigest()
 
 
+def exists(path: str) -> bool:
+    """Tell whether a file or a folder is there."""
+    filesystem, key = fsspec.core.url_to_fs(path)
+    return bool(filesystem.exists(key))
+
+
 def read_rejects(path: str) -> list[dict[str, Any]]:
     """Read a `rejects-*.jsonl`.
 

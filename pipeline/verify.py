@@ -1,16 +1,26 @@
-"""Verify a finished dataset: every file against its commit record, every record against its format."""
+"""Verify a dataset: files against commit records, records against their format, and all of them against the plan.
 
-import hashlib
-from dataclasses import dataclass
+What has no second witness cannot be checked: `code_version`, `transcription` and models outside the dataset in
+`dataset.json`, the base folder in `plan.json`, and text token counts and F0 in the statistics beyond their hash.
+"""
 
-import fsspec
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
 
-from pipeline.dataset import BadDataset, Dataset
-from pipeline.storage import join
-from schemas.records import Artifact
-from stages.checkpoints import BadCheckpoint, verified_path
-
-CHUNK = 2**20
+from pipeline.commit import committed_splits
+from pipeline.dataset import Dataset
+from pipeline.drive import Progress
+from pipeline.findings import Expected, Finding, Problem, SplitReport
+from pipeline.plan import Plan
+from pipeline.split_files import shard_names
+from pipeline.storage import join, list_names, read_json
+from pipeline.verify_plan import sound_plan
+from pipeline.verify_side import SideCheck
+from pipeline.verify_split import SplitCheck
 
 
 class VerifyFailed(RuntimeError):
@@ -19,82 +29,133 @@ class VerifyFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What was found sound."""
+    """What was found.
+
+    Attributes:
+        files: files that were looked at.
+        records: records that were parsed.
+        findings: everything that is wrong, by file.
+        planned: whether the plan was there to compare with; a copy of a dataset may lack it.
+    """
 
     files: int
     records: int
+    findings: tuple[Finding, ...] = ()
+    planned: bool = True
 
 
 def verify(root: str) -> Verified:
     """Hash and parse everything.
 
     Raises:
-        BadDataset: if the folder is not a finished dataset, or a shard cannot be read.
+        BadDataset: if the folder is not a finished dataset.
         VerifyFailed: naming the bad files.
     """
-    dataset = Dataset.open(root)
-    bad: list[str] = []
+    found = examine(root)
+    if found.findings:
+        shown = "; ".join(map(str, found.findings[:20])) + ("; and more" if len(found.findings) > 20 else "")
+        raise VerifyFailed(f"{root}: {shown}. `interloom verify` lists all, `interloom repair` redoes them")
+    return found
+
+
+def examine(
+    root: str, *, workers: int = 1, progress: Progress | None = None, only: Sequence[int] | None = None
+) -> Verified:
+    """Hash and parse everything and return all that is wrong; holds one record, and one row per split, in memory.
+
+    Args:
+        root: the dataset's folder.
+        workers: processes that look at splits.
+        progress: told of splits and of planned audio.
+        only: splits to look into; None for all. The others then count by their commit records' word.
+
+    Raises:
+        BadDataset: if the folder holds neither a finished dataset nor a plan.
+    """
+    plan = sound_plan(root)
+    info = read_json(join(root, "dataset.json"))
+    if not isinstance(info, dict) and plan is None:
+        Dataset.open(root)  # says what is wrong
+    side = SideCheck(root, plan, info if isinstance(info, dict) else None)
+    expected = replace(side.expected(), only=None if only is None else frozenset(only))
+    reports: Iterable[SplitReport] = _reports(expected, range(side.num_splits), workers)
+    if progress is not None:
+        reports = _shown(reports, plan, side.num_splits, progress)
+    findings: list[Finding] = []
     files = records = 0
-    for split in range(dataset.num_splits):
-        try:
-            commit = dataset.commit(split)
-        except BadDataset:
-            bad.append(f"shard-{split:06d}.commit.json (missing or damaged)")
+    for report in reports:
+        findings += report.findings
+        files += report.files + 1
+        records += report.records
+        side.take(report)
+    findings += [*_strays(root, side.num_splits), *side.findings()]
+    return Verified(
+        files=files + side.files,
+        records=records,
+        findings=tuple(sorted(set(findings), key=_by_file)),
+        planned=bool(plan),
+    )
+
+
+def _by_file(finding: Finding) -> tuple[str, str, str]:
+    return finding.path, finding.problem.value, finding.detail
+
+
+def _reports(expected: Expected, splits: Sequence[int], workers: int) -> Iterator[SplitReport]:
+    if workers == 1 or len(splits) < 2:
+        yield from map(partial(check_split, expected), splits)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(partial(check_split, expected), splits)
+
+
+def check_split(expected: Expected, split: int) -> SplitReport:
+    return SplitCheck(expected, split).run()
+
+
+def _shown(reports: Iterable[SplitReport], plan: Plan | None, count: int, progress: Progress) -> Iterator[SplitReport]:
+    sizes = plan.sizes if plan is not None else (0.0,) * count
+    done, seconds, total = 0, 0.0, sum(sizes)
+    progress(0, count, 0.0, total)
+    for report in reports:
+        yield report
+        done, seconds = done + 1, seconds + sizes[report.split]
+        progress(done, count, seconds, total)
+
+
+def _strays(root: str, count: int) -> list[Finding]:
+    """Return what lies in `shards/` and belongs to no planned split."""
+    present = list_names(join(root, "shards"))
+    beyond = {split for split in committed_splits(present) if split >= count}
+    findings = []
+    for name in sorted(present):
+        digits = name.removeprefix("shard-").removeprefix("rejects-").split(".")[0]
+        split = int(digits) if digits.isdigit() else None
+        known = split is not None and name in (*shard_names(split).values(), f"shard-{split:06d}.commit.json")
+        if known and split is not None and split < count:
             continue
-        wrong = [
-            name for name, file in commit["files"].items() if _sha256(join(root, "shards", name)) != file["sha256"]
-        ]
-        files += len(commit["files"])
-        bad += wrong
-        if not wrong:
-            records += _parse(dataset, split)
-    files += 1
-    if _sha256(join(root, "shards.parquet")) != dataset.info["shards"]["sha256"]:
-        bad.append("shards.parquet")
-    for name, artifact in dataset.info["artifacts"].items():
-        if not artifact["path"].startswith("artifacts/"):
-            continue  # a model, which stays outside the dataset
-        files += 1
-        if not _is_sound(Artifact(path=dataset.artifact(name), sha256=artifact["sha256"])):
-            bad.append(artifact["path"])
-    if bad:
-        shown = ", ".join(bad[:20]) + (" and more" if len(bad) > 20 else "")
-        raise VerifyFailed(f"{root}: {len(bad)} bad files: {shown}. Delete their commit records and build again")
-    if records != dataset.info["records"]:
-        raise VerifyFailed(
-            f"{root}: dataset.json promises {dataset.info['records']} records, the shards hold {records}"
-        )
-    return Verified(files=files, records=records)
+        if known and split in beyond:
+            told = f"the plan has {count} splits, from 0 on"
+            findings.append(Finding(path=f"shards/{name}", problem=Problem.UNPLANNED, detail=told))
+        else:
+            findings.append(Finding(path=f"shards/{name}", problem=Problem.UNNAMED, detail="no commit record names it"))
+    return findings
 
 
-def _parse(dataset: Dataset, split: int) -> int:
-    count = 0
-    for record in dataset.records(split):
-        count += 1
-        for name, contract in dataset.contracts.items():
-            ids = record.streams.get(name)
-            if ids is None or (len(ids) and int(ids.max()) >= contract.codebook_size):
-                raise BadDataset(f"{dataset.shard(split)}: record {record.key!r} has no valid stream {name!r}")
-    return count
+def bad_files(findings: Iterable[Finding]) -> list[str]:
+    """Return the files that something is wrong with, each once."""
+    return list(dict.fromkeys(finding.path for finding in findings))
 
 
-def _is_sound(artifact: Artifact) -> bool:
-    """Tell whether an artifact is what it was; it may be a folder."""
-    if _sha256(artifact.path) == artifact.sha256:
-        return True
-    try:
-        verified_path(artifact)
-    except BadCheckpoint:
-        return False
-    return True
-
-
-def _sha256(path: str) -> str:
-    found = hashlib.sha256()
-    try:
-        with fsspec.open(path, "rb") as file:
-            while chunk := file.read(CHUNK):
-                found.update(chunk)
-    except (FileNotFoundError, IsADirectoryError):
-        return ""
-    return found.hexdigest()
+def as_json(root: str, found: Verified) -> dict[str, Any]:
+    """Return what `interloom verify --json` prints."""
+    return {
+        "dataset": root,
+        "files": found.files,
+        "findings": [
+            {"detail": f.detail, "path": f.path, "problem": f.problem.value, "split": f.split} for f in found.findings
+        ],
+        "planned": found.planned,
+        "records": found.records,
+        "sound": not found.findings,
+    }

@@ -1,17 +1,19 @@
-"""A whole small dataset, plan and artifacts included, made by the build's own sink, commit and finish. No models run."""
+"""A whole small dataset with its plan and artifacts, made by the build's own sink, commit and finish. No model runs."""
 
 import json
 import zlib
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import backends, chain
 from pipeline.build import RunSettings, build_job, planned
 from pipeline.commit import commit, scratch_folder, valid_commits
 from pipeline.drive import EngineSettings
+from pipeline.energon import write_energon_files
 from pipeline.finish import finish
 from pipeline.fit import FORMAT as ARTIFACTS
 from pipeline.fit import artifacts_json, fit_fingerprint, load_artifacts
@@ -107,35 +109,28 @@ def build_split(root: str, split: int) -> None:
     """Build one split as the executor's child would, with made-up stages."""
     plan, artifacts = planned(root), artifacts_of(root)
     job = build_job(RECIPE, plan, artifacts, RunSettings(out=root, engine=EngineSettings()))
-    sink = chain.build_sink(RECIPE, local(artifacts)).setup()
+    sink = job.sink.setup()
     folder = scratch_folder(root, split)
     outcomes = [outcome(row) for row in load_rows(job.rows_path, split, job.base)]
     commit(root, split, job.fingerprint, folder, sink.write(split, outcomes, folder))
 
 
-def local(artifacts: dict[str, Artifact]) -> dict[str, Artifact]:
-    """SentencePiece reads local files; the bytes decide, not the place."""
-    import tempfile
-
-    path = Path(tempfile.gettempdir()) / f"interloom-test-{artifacts['tokenizer'].sha256[:12]}.model"
-    if not path.exists():
-        path.write_bytes(tokenizer())
-    return {**artifacts, "tokenizer": Artifact(path=str(path), sha256=artifacts["tokenizer"].sha256)}
-
-
 def finish_dataset(root: str) -> dict[str, Any]:
     plan, artifacts = planned(root), artifacts_of(root)
     job = build_job(RECIPE, plan, artifacts, RunSettings(out=root, engine=EngineSettings()))
-    return finish(
+    records = valid_commits(root, job.fingerprint, range(len(plan.sizes)))
+    info = finish(
         root,
         plan=plan,
         recipe=RECIPE,
-        records=valid_commits(root, job.fingerprint, range(len(plan.sizes))),
+        records=records,
         fingerprint=job.fingerprint,
         contracts=chain.contracts(RECIPE, artifacts),
         artifacts=artifacts_json(artifacts, root),
         aligner=backends.align_config(RECIPE, artifacts).metadata(),
     )
+    write_energon_files(root, records)
+    return info
 
 
 def build_dataset(root: str, base: str = "/nowhere") -> Plan:
@@ -157,3 +152,42 @@ def tree(root: str) -> dict[str, bytes]:
 def reject_lines(root: str, split: int) -> list[dict[str, str]]:
     data = tree(root)[f"shards/rejects-{split:06d}.jsonl"]
     return [json.loads(line) for line in data.splitlines()]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+class Mortal(MemoryFileSystem):
+    """A store on which the process dies at a chosen change, before it is made or after."""
+
+    protocol = "mortal"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    left: ClassVar[float] = float("inf")
+    after: ClassVar[bool] = False
+
+    @classmethod
+    def live(cls, changes: float, *, after: bool = False) -> None:
+        cls.left, cls.after = changes, after
+
+    def _change(self, do: Callable[[], Any]) -> Any:
+        type(self).left -= 1
+        if self.left < 0 and not self.after:
+            raise Killed
+        done = do()
+        if self.left < 0:
+            raise Killed
+        return done
+
+    def pipe_file(self, path: str, value: bytes, **options: Any) -> Any:
+        return self._change(lambda: super(Mortal, self).pipe_file(path, value, **options))
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> Any:
+        return self._change(lambda: super(Mortal, self).put_file(lpath, rpath, **options))
+
+    def rm_file(self, path: str) -> Any:
+        return self._change(lambda: super(Mortal, self).rm_file(path))
+
+
+fsspec.register_implementation("mortal", Mortal, clobber=True)

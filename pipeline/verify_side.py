@@ -1,0 +1,258 @@
+"""Verify what describes a dataset as a whole: `dataset.json`, `shards.parquet`, `.nv-meta`, artifacts, removals."""
+
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from pipeline import backends, chain
+from pipeline.commit import commit_path
+from pipeline.dataset import FORMAT
+from pipeline.energon import FOLDER, PARTS, write_energon_files
+from pipeline.findings import Expected, Finding, Problem, SplitReport
+from pipeline.fit import artifacts_json, load_artifacts
+from pipeline.models import referenced
+from pipeline.plan import Plan
+from pipeline.remove import JOURNAL, unfinished
+from pipeline.removed import LIST, BadRemovedList, Removed, read_removed
+from pipeline.split_files import exists, sha256_of
+from pipeline.storage import join, read_bytes, read_json
+from pipeline.verify_plan import plan_findings, read_recipe, recipe_findings
+from schemas.canonical import canonical_json
+from schemas.contract import UnitContract
+from schemas.records import Artifact
+from schemas.rejects import Reason
+from schemas.tables import SHARDS
+from stages.checkpoints import BadCheckpoint, verified_path
+
+SUMMED = ("inputs", "num_samples", "records", "rejects")
+DATASET, TABLE = "dataset.json", "shards.parquet"
+
+
+class SideCheck:
+    """Takes the reports of all splits, then compares what the side files say with them."""
+
+    def __init__(self, root: str, plan: Plan | None, info: dict[str, Any] | None) -> None:
+        self._root, self._plan, self._info = root, plan, info
+        self._findings: list[Finding] = []
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._reasons: Counter[str] = Counter()
+        self._removed = self._read_removed()
+        self._told = self._recomputed()
+        self.files = 0
+
+    @property
+    def num_splits(self) -> int:
+        if self._plan is not None:
+            return len(self._plan.inputs)
+        said = (self._info or {}).get("splits")
+        return said if isinstance(said, int) and said >= 0 else 0
+
+    def expected(self) -> Expected:
+        """Return what the splits are held against: what most witnesses say, so that one damaged file is one finding."""
+        plan = self._plan
+        return Expected(
+            root=self._root,
+            fingerprint=self._fingerprint(),
+            codebooks=self._codebooks(),
+            rows_path=None if plan is None else plan.rows_path,
+            base="" if plan is None else plan.base,
+        )
+
+    def take(self, report: SplitReport) -> None:
+        """Count a split by its commit record."""
+        if report.commit is None:
+            return
+        tar = report.commit["files"][f"shard-{report.split:06d}.tar"]["bytes"]
+        self._rows[report.split] = {"bytes": tar} | {
+            name: report.commit[name] for name in SHARDS.names if name != "bytes"
+        }
+        self._reasons.update(report.commit["reasons"])
+
+    def findings(self) -> list[Finding]:
+        """Return all that is wrong beside the splits; to be called once every split was taken."""
+        complete = len(self._rows) == self.num_splits
+        self._check_description(complete)
+        self._check_table()
+        if complete:
+            self._check_energon()
+        self._check_artifacts()
+        self._check_removed(complete)
+        self._findings += plan_findings(self._root, self._plan, self._info, self._removed)
+        self._findings += recipe_findings(
+            self._root, self._info, planned=self._plan is not None, trusted=self._told is not None
+        )
+        return self._findings
+
+    def _add(self, path: str, problem: Problem, detail: str) -> None:
+        self._findings.append(Finding(path=path, problem=problem, detail=detail))
+
+    def _read_removed(self) -> Removed:
+        try:
+            return read_removed(self._root)
+        except BadRemovedList as error:
+            self._add(LIST, Problem.UNREADABLE, str(error).removeprefix(self._root + "/"))
+            return Removed.of()
+
+    def _fingerprint(self) -> str | None:
+        """Return what the first commit records agree on, else what `dataset.json` says."""
+        said = (self._info or {}).get("fingerprint")
+        records = [read_json(commit_path(self._root, split)) for split in range(min(3, self.num_splits))]
+        found = Counter(str(record.get("plan")) for record in records if isinstance(record, dict))
+        most = found.most_common(1)
+        if most and (most[0][1] > 1 or said is None):
+            return most[0][0]
+        return said if isinstance(said, str) else None
+
+    def _codebooks(self) -> dict[str, int] | None:
+        streams = self._told["streams"] if self._told is not None else (self._info or {}).get("streams")
+        try:
+            return {name: UnitContract.from_json(value).codebook_size for name, value in streams.items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    def _recomputed(self) -> dict[str, Any] | None:
+        """Return what a build would say of itself, None where that cannot be known or another version built it."""
+        recipe, fitted = read_recipe(self._root), load_artifacts(self._root)
+        if recipe is None or fitted is None or self._plan is None or any(not ref.kept for ref in referenced(recipe)):
+            return None
+        artifacts = fitted[1]
+        try:
+            steps, sink = chain.build_steps(recipe, artifacts), chain.build_sink(recipe, artifacts)
+            if chain.job_fingerprint(self._plan.fingerprint, steps, sink) != self._fingerprint():
+                return None
+            contracts = chain.contracts(recipe, artifacts)
+            aligner = backends.align_config(recipe, artifacts).metadata()
+        except (ValueError, OSError, KeyError, ImportError):
+            return None
+        return {
+            "aligner": dict(aligner),
+            "artifacts": artifacts_json(artifacts, self._root),
+            "fingerprint": self._fingerprint(),
+            "format": FORMAT,
+            "name": recipe.name,
+            "plan": self._plan.fingerprint,
+            "streams": {name: contract.to_json() for name, contract in contracts.items()},
+        }
+
+    def _check_description(self, complete: bool) -> None:
+        self.files += 1
+        info = self._info
+        if info is None:
+            told = (
+                "not finished, or damaged" if read_bytes(join(self._root, DATASET)) is not None else "it is not there"
+            )
+            self._add(DATASET, Problem.MISSING, told)
+            return
+        data = read_bytes(join(self._root, DATASET))
+        if self._plan is not None and data != (canonical_json(info) + "\n").encode():
+            self._add(DATASET, Problem.UNREADABLE, "it is not written as a build writes it")
+        wanted: dict[str, Any] = {"format": FORMAT, "splits": self.num_splits, **(self._told or {})}
+        wanted["fingerprint"] = self._fingerprint()
+        if complete:
+            wanted |= {name: sum(row[name] for row in self._rows.values()) for name in SUMMED}
+            wanted["reasons"] = dict(self._reasons)
+        for name, value in wanted.items():
+            if info.get(name) != value:
+                self._add(DATASET, Problem.TOTALS, f"{name} is not what recipe, artifacts and commit records give")
+        if missing := {"aligner", "artifacts", "recipe", "shards", "streams"} - set(info):
+            self._add(DATASET, Problem.UNREADABLE, f"it lacks {', '.join(sorted(missing))}")
+
+    def _check_table(self) -> None:
+        self.files += 1
+        data = read_bytes(join(self._root, TABLE))
+        if data is None:
+            self._add(TABLE, Problem.MISSING, "the reader needs it")
+            return
+        said = (self._info or {}).get("shards") or {}
+        if self._info is not None and sha256_of(join(self._root, TABLE)) != said.get("sha256"):
+            self._add(TABLE, Problem.HASH, "its sha256 is not that in dataset.json")
+            return
+        try:
+            rows = pq.read_table(io.BytesIO(data), schema=SHARDS).to_pylist()
+        except (pa.ArrowException, OSError):
+            self._add(TABLE, Problem.UNREADABLE, "not the table of shards")
+            return
+        for split, row in enumerate(rows):
+            if split in self._rows and row != self._rows[split]:
+                self._add(TABLE, Problem.TOTALS, f"row {split} is not what the commit record says")
+        if len(rows) != self.num_splits:
+            self._add(TABLE, Problem.TOTALS, f"{len(rows)} rows for {self.num_splits} splits")
+
+    def _check_energon(self) -> None:
+        """Compare with what is written now; the class that Energon loads may be told as another version told it."""
+        with tempfile.TemporaryDirectory() as folder:
+            write_energon_files(folder, self._rows)
+            wanted = {path.name: path.read_bytes() for path in Path(folder, FOLDER).iterdir()}
+        for name, data in sorted(wanted.items()):
+            path = f"{FOLDER}/{name}"
+            found = read_bytes(join(self._root, path))
+            self.files += 1
+            if found is None:
+                if self._plan is not None:
+                    self._add(path, Problem.MISSING, "Megatron-Energon reads it")
+            elif found != data and not (name == "dataset.yaml" and _is_energon_class(found)):
+                self._add(path, Problem.TOTALS, "not what the commit records give")
+
+    def _check_artifacts(self) -> None:
+        entries = (self._info or {}).get("artifacts")
+        for name, entry in sorted(entries.items() if isinstance(entries, dict) else ()):
+            try:
+                path, sha256 = str(entry["path"]), str(entry["sha256"])
+            except (KeyError, TypeError):
+                self._add(DATASET, Problem.UNREADABLE, f"artifact {name!r} has no path or no sha256")
+                continue
+            if not path.startswith("artifacts/") or ".." in path.split("/"):
+                continue  # a model, which stays outside the dataset
+            self.files += 1
+            artifact = Artifact(path=join(self._root, path), sha256=sha256)
+            if not is_sound(artifact):
+                problem = Problem.HASH if exists(artifact.path) else Problem.MISSING
+                self._add(path, problem, "its sha256 is not that in dataset.json")
+        listing = read_json(join(self._root, "artifacts", "artifacts.json"))
+        if self._plan is None and listing is None:
+            return
+        self.files += 1
+        own = {n: e for n, e in entries.items() if str(e.get("path", "")).startswith("artifacts/")} if entries else None
+        if not isinstance(listing, dict) or (own is not None and listing.get("artifacts") != own):
+            self._add("artifacts/artifacts.json", Problem.TOTALS, "not the artifacts of dataset.json")
+        elif read_bytes(join(self._root, "artifacts", "artifacts.json")) != (canonical_json(listing) + "\n").encode():
+            self._add("artifacts/artifacts.json", Problem.UNREADABLE, "it is not written as `fit` writes it")
+
+    def _check_removed(self, complete: bool) -> None:
+        data = read_bytes(join(self._root, LIST))
+        counted = self._reasons.get(Reason.REMOVED.value, 0)
+        if data is None and counted:
+            self._add(LIST, Problem.MISSING, f"{counted} rows were removed, and a rebuild would bring them back")
+        if data is not None and self._removed and data != self._removed.to_bytes():
+            self._add(LIST, Problem.UNREADABLE, "it is not written as `interloom remove` writes it")
+        if unfinished(self._root):
+            self._add(JOURNAL, Problem.REMOVED, "a removal was begun and not ended; run `interloom remove` again")
+
+
+def is_sound(artifact: Artifact) -> bool:
+    """Tell whether an artifact is what it was; it may be a folder."""
+    if sha256_of(artifact.path) == artifact.sha256:
+        return True
+    try:
+        verified_path(artifact)
+    except BadCheckpoint:
+        return False
+    return True
+
+
+def _is_energon_class(data: bytes) -> bool:
+    try:
+        value: Any = yaml.safe_load(data)
+    except yaml.YAMLError:
+        return False
+    if not isinstance(value, Mapping) or yaml.safe_dump(dict(value)).encode() != data:
+        return False
+    known = {"__class__": "CrudeWebdataset", "__module__": "megatron.energon"}
+    return value in (known, {**known, "part_filter": list(PARTS)})
