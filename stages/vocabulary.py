@@ -222,12 +222,11 @@ class Vocabulary:
         return pieces
 
     def _piece(self, task: Task, modality: Modality, body: list[int]) -> Piece:
-        text_size, first_unit, end = self.tokenizer.vocab_size, self.first_id + len(Modality), self.task_id(TASKS[0])
-        low, high = (first_unit, end) if modality is Modality.SPEECH else (0, text_size)
+        text, others = range(self.tokenizer.vocab_size), range(self.first_id, self.first_id + len(self._tokens))
         for i in body:
-            if not (0 <= i < text_size or self.first_id <= i < self.first_id + len(self._tokens)):
-                raise ValueError(f"id {i} has no token: the vocabulary's size is {self.size}, with unused ids in it")
-            if not low <= i < high:
+            if i not in text and i not in others:
+                raise ValueError(f"id {i} has no token; see the blocks of `Vocabulary.describe`")
+            if i not in (others if modality is Modality.SPEECH else text):
                 raise ValueError(f"id {i} cannot follow {modality.marker}")
         if modality is Modality.TEXT:
             return Piece(modality=modality, text=self.tokenizer.decode(body), task=task)
