@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pipeline.audit.realised import measure_policy
 from pipeline.dataset import Dataset
-from pipeline.reader import vocabulary_of
 from pipeline.reader.opening import require_streams
+from pipeline.reader.vocabularies import open_vocabulary
 from pipeline.recipes import reading_recipe
 from schemas.sequence import POLICY_NAMES
 
@@ -45,7 +45,7 @@ def policy_step(
         overrides = [f"sequence.policy={json.dumps({'name': policy})}", *overrides]
     sequence = reading_recipe(recipe, overrides).sequence
     require_streams([opened], sequence)
-    encode = vocabulary_of(opened).tokenizer.encode
+    encode = open_vocabulary(opened, sequence.vocabulary).tokenizer.encode
     seed = recipe.seed if seed is None else seed
     found = measure_policy(opened, sequence, encode, documents=documents, seed=seed).to_json()
     settings = sequence.model_dump(mode="json", include={"policy", "stream", "gap", "silence", "join_recordings"})

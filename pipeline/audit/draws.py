@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from pipeline.audit.summary import DrawnExample, DrawnSpan
 from pipeline.dataset import Dataset
-from pipeline.reader import vocabulary_of
 from pipeline.reader.draw import draw_document
+from pipeline.reader.vocabularies import open_vocabulary
 from schemas.sequence import Policy, SpiritLmPolicy
 from schemas.unit_record import UnitRecord
 from stages.documents import document_from
@@ -24,7 +24,7 @@ def recipe_draw(dataset: Dataset, *, seed: int) -> Draw:
         ValueError: if the tokenizer is not the one that the dataset was built with.
     """
     sequence, contracts = dataset.recipe.sequence, dataset.contracts
-    encode = vocabulary_of(dataset).tokenizer.encode
+    encode = open_vocabulary(dataset, sequence.vocabulary).tokenizer.encode
 
     def draw(records: Sequence[UnitRecord]) -> DrawnExample:
         document = document_from(records, contracts)

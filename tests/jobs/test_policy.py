@@ -138,6 +138,7 @@ def test_tables_are_plain_where_there_is_no_terminal(root: Path) -> None:
         (("asr", "--dataset", "D", "--set", "sequence.policy.first=text"), "sequence.policy.first"),
         (("poisson", "--dataset", "D", "--set", "sequence.policy.mean_words=0"), "mean_words"),
         (("asr", "--dataset", "D", "--set", "units.clusters=3"), "only sequence and train"),
+        (("--dataset", "D", "--set", "sequence.vocabulary.tokenizer=E"), "none"),
         (("--dataset", "E"), "dataset.json is missing"),
     ],
 )
@@ -145,7 +146,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     root: Path, tmp_path: Path, arguments: tuple[str, ...], part: str
 ) -> None:
     places = {"D": str(root), "E": str(tmp_path / "none")}
-    result = policy(*(places.get(argument, argument) for argument in arguments))
+    result = policy(*(places.get(argument, argument).replace("=E", f"={places['E']}") for argument in arguments))
     assert result.exit_code == 2
     assert part in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
