@@ -201,8 +201,6 @@ def _require_own(out: str, mark: str) -> None:
     """Check that a folder holds nothing but what this bake makes."""
     finished = read_json(join(out, "baked.json"))
     others = [finished.get("fingerprint")] if isinstance(finished, dict) else []
-    if read_json(join(out, "dataset.json")) is not None:
-        others.append("a dataset")
     for split in sorted(committed_splits(list_names(join(out, "shards")))):
         record = read_json(commit_path(out, split))
         others += [record.get("plan")] if isinstance(record, dict) else []
