@@ -17,7 +17,7 @@ from schemas.training import TrainSection
 from stages.documents import Document
 from stages.vocabulary import Vocabulary
 from tests.sequence_builders import SIZES, ByteTokenizer, corpus, document, documents, write_dataset
-from tests.train_builders import SEQUENCE, TINY, entries, tiny_dataset
+from tests.train_builders import SEQUENCE, TINY, entries, tiny_dataset, tiny_llama
 
 SECTION = TrainSection(hidden_size=64, layers=2, heads=2, batch_size=4, steps=60, warmup=5)
 
@@ -87,34 +87,6 @@ def test_resuming_cuts_the_log_at_the_checkpoint(tmp_path: Path) -> None:
 def test_importing_does_not_load_torch() -> None:
     code = "import sys, jobs.train; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-def test_the_learning_rate_by_hand() -> None:
-    cosine = TrainSection(learning_rate=2.0, warmup=4, schedule="cosine", final_share=0.1)
-    assert [cosine.rate(step, 14) for step in (1, 2, 4)] == [0.5, 1.0, 2.0]
-    assert cosine.rate(9, 14) == pytest.approx(2.0 * 0.55)  # half way down
-    assert cosine.rate(14, 14) == pytest.approx(0.2)
-    assert cosine.rate(20, 14) == pytest.approx(0.2)
-    constant = TrainSection(learning_rate=2.0, warmup=0)
-    assert [constant.rate(step, 3) for step in (1, 2, 3)] == [2.0] * 3
-
-
-@given(warmup=st.integers(0, 30), total=st.integers(1, 60), share=st.floats(0, 1))
-def test_the_learning_rate_rises_and_falls_once(warmup: int, total: int, share: float) -> None:
-    section = TrainSection(learning_rate=1e-3, warmup=warmup, schedule="cosine", final_share=share)
-    rates = [section.rate(step, total) for step in range(1, total + 1)]
-    top = min(max(warmup, 1), total)
-    assert rates[:top] == sorted(rates[:top])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert all(0 <= rate <= 1e-3 for rate in rates)
-    assert all(rate >= share * 1e-3 * (1 - 1e-9) for rate in rates[warmup:])
-
-
-def test_what_may_change_are_settings() -> None:
-    assert set(TrainSection.model_fields) >= TrainSection.MAY_CHANGE
-    assert {"learning_rate", "precision", "model"}.isdisjoint(TrainSection.MAY_CHANGE)
-    with pytest.raises(ValueError, match="multiple of 2 x heads"):
-        TrainSection(hidden_size=12, heads=4)
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -277,6 +249,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Path, tmp_path: Path
     one, other = (load_file(Path(run.checkpoint) / "model.safetensors") for run in (whole, parts))
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_draws_the_dropout_that_it_would_have_drawn(dataset: Path, tmp_path: Path) -> None:
+    from jobs.train import train
+
+    tiny_llama(64, attention_dropout=0.5).save_pretrained(tmp_path / "llama")
+    section = TINY.model_copy(update={"model": str(tmp_path / "llama")})
+    train(dataset, tmp_path / "whole", section, SEQUENCE, 0, device="cpu")
+    train(dataset, tmp_path / "parts", section, SEQUENCE, 0, device="cpu", steps=3)
+    train(dataset, tmp_path / "parts", section, SEQUENCE, 0, device="cpu", resume=True)
+    losses = [entry["loss"] for entry in entries(tmp_path / "whole") if "loss" in entry]
+    assert losses == [entry["loss"] for entry in entries(tmp_path / "parts") if "loss" in entry]
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from tests.train_builders import alone, command, entries, environment, run, tiny
 
 NUMBERS = ("loss", "text_loss", "speech_loss", "gradient_norm", "tokens", "speech_share")
 NUMBERS += tuple(f"eval_{name}" for name in ("loss", "text_loss", "speech_loss"))
-ONE = ("train.batch_size=2", "train.accumulation=2")
-TWO = ("train.batch_size=2",)
+ONE = ("train.batch_size=1", "train.accumulation=4")
+TWO = ("train.batch_size=1", "train.accumulation=2")
 
 
 @pytest.fixture(scope="module")
