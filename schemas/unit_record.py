@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Any, Self
 
 import numpy as np
@@ -147,7 +148,7 @@ def unit_ids(data: bytes) -> npt.NDArray[np.uint16]:
     """Read unit ids from the bytes of an .npy file: uint16, one-dimensional, read-only where the header is np.save's.
 
     Raises:
-        ValueError: if they are anything else; so does `npy_array`, which reads headers that are written otherwise.
+        ValueError: if they are anything else.
     """
     header = _UNIT_HEADER.match(data)
     # numpy's own parser evaluates the header as Python, which takes ten times as long as the rest of a stream.
@@ -162,8 +163,21 @@ _UNIT_HEADER = re.compile(
 
 
 def npy_array(data: bytes, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """Read a one-dimensional array of a given dtype from the bytes of an .npy file, without pickle."""
-    array = np.load(io.BytesIO(data), allow_pickle=False)
-    if array.dtype != dtype or array.ndim != 1:
-        raise ValueError(f"expected a one-dimensional {np.dtype(dtype)} array, got {array.dtype}{list(array.shape)}")
-    return np.asarray(array)
+    """Read a one-dimensional array of a given dtype from the bytes of an .npy file; there is no way to pickle.
+
+    Raises:
+        ValueError: if they are anything else, or more or fewer bytes than the header says.
+    """
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, found = read(stream)
+    except (SyntaxError, TokenError) as error:  # numpy evaluates the header
+        raise ValueError("the header is not that of an .npy file") from error
+    if found != dtype or len(shape) != 1:
+        raise ValueError(f"expected a one-dimensional {np.dtype(dtype)} array, got {found}{list(shape)}")
+    # Checked before anything is allocated: a header may say whatever it likes.
+    if len(data) - stream.tell() != shape[0] * found.itemsize:
+        raise ValueError(f"{len(data) - stream.tell()} bytes do not hold {shape[0]} of {np.dtype(dtype)}")
+    return np.frombuffer(data, dtype, offset=stream.tell()).copy()

@@ -1,7 +1,7 @@
 """Words by column: what a reader of millions of utterances can afford, where an object per word is most of the cost."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Self, overload
 
@@ -19,6 +19,7 @@ class Words(Sequence[Word]):
     starts: Times = ()
     ends: Times = ()
     scores: Sequence[float | None] = ()
+    _made: "tuple[Word, ...] | None" = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(cls, words: Iterable[Word]) -> Self:
@@ -34,13 +35,14 @@ class Words(Sequence[Word]):
             TypeError: if that is not what the rows are.
             ValueError: if a row has another length.
         """
-        words = cls(*zip(*rows, strict=True))
-        kinds = [{*map(type, column)} for column in (words.texts, words.starts, words.ends, words.scores)]
-        if rows and not (kinds[0] == {str} and kinds[1] | kinds[2] <= {int, NoneType}):
+        if not rows:
+            return cls()
+        texts, starts, ends, scores = zip(*rows, strict=True)
+        if {*map(type, texts)} != {str} or not {*map(type, starts), *map(type, ends)} <= {int, NoneType}:
             raise TypeError("words are [text, start, end, score] with whole samples or null as times")
-        if not kinds[3] <= {float, int, NoneType}:
+        if not {*map(type, scores)} <= {float, int, NoneType}:
             raise TypeError("the scores of words are numbers or null")
-        return words
+        return cls(texts, starts, ends, scores)
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Sequence[Word], int]]) -> Self:
@@ -73,10 +75,14 @@ class Words(Sequence[Word]):
     def __getitem__(self, index: int | slice) -> "Word | Words":
         if isinstance(index, slice):
             return Words(self.texts[index], self.starts[index], self.ends[index], self.scores[index])
+        if self._made is not None:
+            return self._made[index]
         return Word(self.texts[index], self.starts[index], self.ends[index], self.scores[index])
 
     def __iter__(self) -> Iterator[Word]:
-        return map(Word, self.texts, self.starts, self.ends, self.scores)
+        if self._made is None:
+            object.__setattr__(self, "_made", tuple(map(Word, self.texts, self.starts, self.ends, self.scores)))
+        return iter(self._made or ())
 
     def __eq__(self, other: object) -> bool:
         return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
