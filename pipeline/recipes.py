@@ -59,7 +59,12 @@ def reading_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     for override in overrides:
         if override.split(".")[0] not in READING_SECTIONS:
             raise RecipeError(f"--set {override}: only {' and '.join(READING_SECTIONS)} can be set for a built dataset")
-    return recipe_from(recipe.model_dump(mode="json"), "--set", overrides)
+    values = recipe.model_dump(mode="json")
+    named = [override.partition("=")[2] for override in overrides if override.startswith("sequence.policy.name=")]
+    if named and named[-1] != recipe.sequence.policy.name:
+        # The options of another policy would not fit the new one.
+        values["sequence"]["policy"] = {}
+    return recipe_from(values, "--set", overrides)
 
 
 def _read(name_or_path: str) -> dict[str, Any]:

@@ -134,9 +134,9 @@ def distributions(summary: AuditSummary) -> list[Chart]:
 
 
 def _span_chart(modality: str, draws: Draws, colour: str) -> Chart:
-    low, high = draws.bounds[modality]
+    bounds = draws.bounds.get(modality)
     inner, last = draws.lengths[modality], draws.final[modality]
-    longest = max([high, *inner, *last])
+    longest = max([1, *(bounds or ()), *inner, *last])
     words = list(range(1, longest + 1))
     hover = "%{x} words<br>%{y:,} spans<extra>%{fullData.name}</extra>"
     traces = [
@@ -145,20 +145,20 @@ def _span_chart(modality: str, draws: Draws, colour: str) -> Chart:
     ]
     for trace in traces:
         trace.hovertemplate = hover
-    band = {"type": "rect", "x0": low - 0.5, "x1": high + 0.5, "yref": "paper", "y0": 0, "y1": 1}
-    band |= {"fillcolor": colour, "opacity": 0.08, "line": {"width": 0}, "layer": "below"}
-    count = sum(inner.values())
-    note = (
-        f"The policy asks for {low} to {high} words (shaded). {draws.within_bounds(modality):.1%} of {count:,} spans "
-    )
-    note += "inside documents keep to it; a document's last span takes what is left."
+    shapes, note = [], "The policy sets no bounds."
+    if bounds is not None:
+        low, high = bounds
+        band = {"type": "rect", "x0": low - 0.5, "x1": high + 0.5, "yref": "paper", "y0": 0, "y1": 1}
+        shapes.append(band | {"fillcolor": colour, "opacity": 0.08, "line": {"width": 0}, "layer": "below"})
+        kept = f"{draws.within_bounds(modality):.1%} of {sum(inner.values()):,} spans inside documents keep to it"
+        note = f"The policy asks for {low} to {high} words (shaded). {kept}; a document's last span takes what is left."
     figure = _figure(
         traces,
         x="words in the span",
         y="spans",
         barmode="stack",
         showlegend=True,
-        shapes=[band],
+        shapes=shapes,
         yaxis=_whole([inner.get(n, 0) + last.get(n, 0) for n in words]),
         height=320,
     )

@@ -1,7 +1,7 @@
 """One pass over what an audit needs, from cheap to dear: description, commit records, statistics, records."""
 
 from pipeline.audit.aggregate import COLUMNS, MEASURES, Statistics, checks_of, rejects_of, unit_usage
-from pipeline.audit.draws import Draw, recipe_draw
+from pipeline.audit.draws import Draw, length_bounds, recipe_draw
 from pipeline.audit.examples import documents, load, measure
 from pipeline.audit.summary import AuditSummary
 from pipeline.backends import qc_config
@@ -19,7 +19,6 @@ def collect(root: str, *, seed: int, examples: int, max_draws: int, draw: Draw |
     units = unit_usage(commits, dataset.contracts)
     statistics = Statistics(dataset)
     totals = statistics.totals()
-    policy = recipe.sequence.policy
     sampled = documents(dataset, seed=seed, max_records=max_draws, join=recipe.sequence.join_recordings)
     return AuditSummary(
         info=dataset.info,
@@ -33,7 +32,7 @@ def collect(root: str, *, seed: int, examples: int, max_draws: int, draw: Draw |
         pitch=statistics.pitch(),
         units=units,
         rejects=rejects,
-        draws=measure(sampled, interleave, {"text": policy.text_words, "speech": policy.speech_words}),
+        draws=measure(sampled, interleave, length_bounds(recipe.sequence.policy)),
         worst=load(dataset, statistics.worst(examples), interleave),
         random=load(dataset, statistics.random(examples, seed), interleave),
     )

@@ -159,7 +159,7 @@ class Draws:
     """Interleaved draws over sampled documents.
 
     Attributes:
-        bounds: modality to the policy's (minimum, maximum) in words.
+        bounds: modality to the policy's (minimum, maximum) in words; empty if it sets none.
         lengths: modality to {words: number of spans}, spans that end a document left out.
         final: the same for the spans that end a document.
         word_shares: speech share of the words, per document.

@@ -90,11 +90,12 @@ def _draws(draws: Draws) -> Table:
         f"Interleaving, {draws.documents:,} documents drawn", "modality", "words", "tokens", "spans inside",
         "within the policy's bounds",
     )  # fmt: skip
-    for modality, (low, high) in draws.bounds.items():
-        spans = sum(draws.lengths[modality].values())
+    for modality, lengths in draws.lengths.items():
+        low, high = draws.bounds.get(modality, (0, 0))
+        kept = f"{draws.within_bounds(modality):.1%} of {low}-{high} words" if high else "none set"
         table.add_row(
-            modality, f"{draws.words[modality]:,}", f"{draws.tokens[modality]:,}", f"{spans:,}",
-            f"{draws.within_bounds(modality):.1%} of {low}-{high} words",
+            modality, f"{draws.words[modality]:,}", f"{draws.tokens[modality]:,}",
+            f"{sum(lengths.values()):,}", kept,
         )  # fmt: skip
     return table
 

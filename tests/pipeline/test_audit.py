@@ -210,7 +210,7 @@ def test_the_recipes_draw_is_the_interleaved_string_of_the_stage(built: Built) -
     import sentencepiece
 
     from schemas.canonical import rng_for
-    from stages.interleave import draw_spans
+    from stages.policies import draw_spans
 
     dataset = Dataset.open(str(built.root))
     document = document_from(list(built.splits[0][:4]), dataset.contracts)
