@@ -109,7 +109,8 @@ def opened(path: Path) -> RunFolder:
 
 def checkpoints(path: Path) -> list[Path]:
     """Return the checkpoints of a run, the oldest first."""
-    return sorted(path.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2]))
+    found = {folder: folder.name.partition("-")[2] for folder in path.glob("checkpoint-*")}
+    return sorted((folder for folder, step in found.items() if step.isdigit()), key=lambda folder: int(found[folder]))
 
 
 @contextmanager
