@@ -10,7 +10,8 @@ from jobs.console import progress_bar
 from jobs.options import EXIT_FAILED
 from pipeline.build import RunSettings
 from pipeline.recipes import load_recipe
-from pipeline.remove import RemoveFailed, Takedown, remove
+from pipeline.removal_checks import RemoveFailed
+from pipeline.remove import Takedown, remove
 from pipeline.repair import ASIDE, RepairFailed, Sources, repair
 from pipeline.verify import as_json, bad_files, examine
 

@@ -19,6 +19,7 @@ finished. Every file is replaced as a whole, and each new one can be made from i
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.commit import FORMAT, commit_path, scratch_folder
@@ -33,7 +34,7 @@ from pipeline.removal_checks import Commits, RemoveFailed
 from pipeline.removed import Removed, digest, is_removed, read_removed, write_removed
 from pipeline.shard_without import write_without
 from pipeline.split_files import sha256_of
-from pipeline.storage import join, list_names, publish_file, publish_json, read_json
+from pipeline.storage import is_remote, join, list_names, publish_file, publish_json, read_json
 from pipeline.storage import remove as remove_file
 from schemas.recipe import Recipe
 from schemas.records import Utterance
@@ -192,6 +193,8 @@ def _carry_out(
     _write_side_files(root, plan, info, commits)
     for name in sorted(list_names(join(root, JOURNAL))):  # digits come before `dataset.json`
         remove_file(join(root, JOURNAL, name))
+    if not is_remote(root):
+        Path(root, JOURNAL).rmdir()
     return todo
 
 

@@ -146,6 +146,7 @@ def _mend_artifacts(root: str, bad: set[str], recipe: Recipe, settings: RunSetti
             )
     except BaseException:
         _put_back(root, aside)
+        _remove_folder(root, "fit")  # what was extracted from sources that may be incomplete
         raise
     return [name for name in aside if name in broken]
 
@@ -253,6 +254,12 @@ def _set_aside(root: str, names: Iterable[str]) -> list[str]:
         filesystem.mv(source, target, recursive=filesystem.isdir(source))
         moved.append(name)
     return moved
+
+
+def _remove_folder(root: str, name: str) -> None:
+    filesystem, key = fsspec.core.url_to_fs(root)
+    if filesystem.exists(f"{key}/{name}"):
+        filesystem.rm(f"{key}/{name}", recursive=True)
 
 
 def _put_back(root: str, names: Iterable[str]) -> None:

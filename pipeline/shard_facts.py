@@ -55,8 +55,8 @@ def malformed_commit(record: Any, names: Mapping[str, str]) -> str | None:
     for name in _NUMBERS:
         if not _is_count(record[name]):
             return f"{name} is not a count"
-    if wrong := _malformed_files(record["files"], names):
-        return wrong
+    if (told := _malformed_files(record["files"], names)) is not None:
+        return told
     if not isinstance(record["reasons"], dict) or not all(map(_is_count, record["reasons"].values())):
         return "reasons are not counts"
     counts = record["unit_counts"]

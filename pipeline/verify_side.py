@@ -112,6 +112,8 @@ class SideCheck:
 
     def _codebooks(self) -> dict[str, int] | None:
         streams = self._told["streams"] if self._told is not None else (self._info or {}).get("streams")
+        if not isinstance(streams, dict):
+            return None
         try:
             return {name: UnitContract.from_json(value).codebook_size for name, value in streams.items()}
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -182,6 +184,13 @@ class SideCheck:
         for split, row in enumerate(rows):
             if split in self._rows and row != self._rows[split]:
                 self._add(TABLE, Problem.TOTALS, f"row {split} is not what the commit record says")
+        sums = {name: sum(row[name] for row in rows) for name in SUMMED}
+        if (
+            self._info is not None
+            and len(self._rows) < self.num_splits
+            and any(self._info.get(name) != value for name, value in sums.items())
+        ):
+            self._add(DATASET, Problem.TOTALS, "its totals are not those of shards.parquet")
         if len(rows) != self.num_splits:
             self._add(TABLE, Problem.TOTALS, f"{len(rows)} rows for {self.num_splits} splits")
 

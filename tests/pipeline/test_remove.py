@@ -16,7 +16,8 @@ from pipeline.commit import commit_path
 from pipeline.dataset import BadDataset, Dataset
 from pipeline.drive import FolderInUse
 from pipeline.plan import all_rows, load_rows
-from pipeline.remove import RemoveFailed, Takedown, remove
+from pipeline.removal_checks import RemoveFailed
+from pipeline.remove import Takedown, remove
 from pipeline.removed import BadRemovedList, Removed, digest, is_removed, read_removed, write_removed
 from pipeline.storage import join, publish_bytes, publish_json, read_bytes, read_json
 from schemas.records import Samples, Utterance
@@ -71,6 +72,8 @@ def test_only_the_splits_of_the_ids_change(dataset: str) -> None:
     side = {"dataset.json", "shards.parquet", ".nv-meta/.info.json", "removed.jsonl"}
     own = {name for name in before if name.startswith("shards/") and name.split("-")[1][:6] in ("000000", "000002")}
     assert changed(before, tree(dataset)) == side | own
+    assert not (Path(dataset) / "removing").exists()
+    assert not list((Path(dataset) / "work" / "tmp").iterdir())
 
 
 def test_what_is_left_is_what_a_build_without_the_rows_gives(dataset: str, tmp_path: Path) -> None:

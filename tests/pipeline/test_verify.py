@@ -125,11 +125,14 @@ def test_all_that_is_wrong_is_told_at_once(dataset: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:-512])
     (dataset / "shards" / "shard-000002.commit.json").unlink()
     (dataset / "shards" / "shard-000001.tar.tmp-1234").write_text("left over")
+    info = read_json(f"{dataset}/dataset.json")
+    publish_json({**info, "records": 99}, f"{dataset}/dataset.json")
     assert told(dataset) == {
         ("shards/shard-000000.tar", "missing"),
         ("shards/shard-000001.tar", "size"),
         ("shards/shard-000002.commit.json", "missing"),
         ("shards/shard-000001.tar.tmp-1234", "unnamed"),
+        ("dataset.json", "totals"),
     }
     assert told(dataset, workers=2) == told(dataset)
     with pytest.raises(VerifyFailed, match=r"shard-000000\.tar: missing.*shard-000002\.commit\.json"):
