@@ -195,6 +195,11 @@ def require_device(device: str, engine: str) -> None:
             raise ValueError(f"--device {device}: torch finds {torch.cuda.device_count()} CUDA devices here")
 
 
+def audio_root_of(given: str | None) -> str | None:
+    """Return the folder that relative audio paths start from, or None where it was not given."""
+    return None if given is None else rooted(given)
+
+
 def rooted(path: str) -> str:
     """Return an absolute local path, or the URL of an object store.
 
