@@ -168,6 +168,6 @@ def _build(spec: dict[str, Any]) -> Any:
 
 
 def _library() -> Any:
-    import tokenizers  # type: ignore[import-untyped]
+    import tokenizers
 
     return tokenizers
