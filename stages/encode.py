@@ -5,7 +5,7 @@ unit is made, and all speech of a document goes through a handful of numpy calls
 """
 
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -13,14 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.sequence import SequenceSection
+from schemas.words import Words
 from stages.documents import Document
-from stages.interleave import STREAM_SLOTS, Modality, Span, removed_silence, speech_cuts
+from stages.interleave import STREAM_SLOTS, Modality, Span, removed_silence
 from stages.serialise import MERGE_ORDER
 from stages.span_frames import FAR, Runs, span_frames
 from stages.vocabulary import TokenSequence, Vocabulary
 from stages.word_ids import WordIds
 
 Ids = npt.NDArray[np.int64]
+
+_RANKS = np.arange(len(MERGE_ORDER), dtype=np.int8)
 
 
 class _Speech(NamedTuple):
@@ -99,35 +102,37 @@ class Encoder:
             return _Speech(b"", b"", [0])
         intervals = _intervals(document, spoken, self._sequence)
         removed = removed_silence(document, self._sequence)
-        runs = span_frames(document, intervals, removed, self._slots)
-        if not runs["hubert"].ids:
+        streams = span_frames(document, intervals, removed, self._slots)
+        if not streams[-1].ids:
             return _Speech(b"", b"", [0] * (len(spoken) + 1))
-        return self._merged(document, [runs[slot] for slot in self._slots])
+        return self._merged(document, streams)
 
     def _merged(self, document: Document, streams: Sequence[Runs]) -> _Speech:
         """Deduplicate within spans and merge by time. Streams are laid end to end in the order of ties."""
         raw = np.concatenate([ids for runs in streams for ids in runs.ids])
-        # One row per stream: where each span begins, then the stream's end.
-        starts = np.zeros((len(streams), len(streams[0].per_span) + 1), dtype=np.int64)
-        np.cumsum([runs.per_span for runs in streams], axis=1, out=starts[:, 1:])
-        starts += np.concatenate(([0], starts[:-1, -1].cumsum()))[:, None]
+        # Where each span begins in each stream, then the stream's end: flat, since lists of lists are slow to convert.
+        starts: list[int] = []
+        for runs in streams:
+            starts += accumulate(runs.per_span, initial=starts[-1] if starts else 0)
         keep = np.ones(len(raw) + 1, dtype=np.bool_)
         np.not_equal(raw[1:], raw[:-1], out=keep[1:-1])
         keep[starts] = True
+        width = len(streams[0].per_span) + 1
         if self._slots[0] == "style":
-            keep[: starts[0, -1]] = True
+            keep[: starts[width - 1]] = True
         kept = keep[:-1].nonzero()[0]
-        edges = kept.searchsorted(starts)
-        ids = self._numbered(document, raw[kept], edges[:, -1].tolist())
-        bounds = (edges - edges[:, :1]).sum(axis=0)
+        edges = kept.searchsorted(starts).tolist()
+        rows = [edges[i : i + width] for i in range(0, len(edges), width)]
+        ids = self._numbered(document, raw[kept], [row[-1] for row in rows])
+        bounds = [sum(column) - sum(row[0] for row in rows) for column in zip(*rows, strict=True)]
         glued = np.zeros(len(ids) + 1, dtype=np.bool_)
         if len(streams) > 1:
-            order = _times(document, self._slots, streams, kept).argsort(kind="stable")
+            order = _times(streams, kept).argsort(kind="stable")
             ids = ids[order]
-            rank = (order >= edges[1, 0]).view(np.int8) + (order >= edges[2, 0]).view(np.int8)
+            rank = np.repeat(_RANKS, [row[-1] - row[0] for row in rows])[order]
             np.greater(rank[1:], rank[:-1], out=glued[1:-1])
         glued[bounds] = True
-        return _Speech(ids.tobytes(), glued.tobytes(), bounds.tolist())
+        return _Speech(ids.tobytes(), glued.tobytes(), bounds)
 
     def _numbered(self, document: Document, units: npt.NDArray[np.uint16], ends: Sequence[int]) -> Ids:
         """Return units, laid out by stream, as ids."""
@@ -145,19 +150,37 @@ class Encoder:
 
 def _intervals(document: Document, spoken: Sequence[Span], sequence: SequenceSection) -> list[tuple[int, int]]:
     """Return where each speech span begins and ends on the document's timeline."""
-    end = len(document.words)
-    boundaries = sorted({edge for span in spoken for edge in span[1:3]} - {0, end})
-    cuts = speech_cuts(document, boundaries, sequence.gap)
-    if any(b < a for a, b in pairwise(cuts)):
-        raise ValueError(f"document {document.key!r}: the times of its words descend")
-    at = {**dict(zip(boundaries, cuts, strict=True)), 0: 0, end: FAR}
-    return [(at[span.start_word], at[span.end_word]) for span in spoken]
+    count, words = len(document.words), document.words
+    intervals: list[tuple[int, int]] = []
+    for _, first, last, _ in spoken:
+        start = 0 if first == 0 else _cut(document, words, first, sequence.gap)
+        end = FAR if last == count else _cut(document, words, last, sequence.gap)
+        if start > end or (intervals and start < intervals[-1][1]):
+            raise ValueError(f"document {document.key!r}: the times of its words descend")
+        intervals.append((start, end))
+    return intervals
+
+
+def _cut(document: Document, words: Words, boundary: int, gap: str) -> int:
+    before, after = words.ends[boundary - 1], words.starts[boundary]
+    if before is None or after is None:
+        raise ValueError(f"document {document.key!r}: no time at the switch before word {boundary}")
+    if gap == "midpoint":
+        return (before + after) // 2
+    return after if gap == "left" else before
 
 
 def _parts(spans: Sequence[Span], bounds: Sequence[int]) -> list[_Part]:
     """Return what becomes of the spans once it is known which speech has frames; see `stages.interleave.realise`."""
     parts: list[_Part] = []
     number = 0
+    if all(a < b for a, b in pairwise(bounds)) and all(a[0] is not b[0] for a, b in pairwise(spans)):
+        # Nothing dissolves and nothing joins, as almost always: each span is a piece.
+        for modality, start, end, task in spans:
+            is_speech = modality is Modality.SPEECH
+            parts.append(_Part(start, end, task, number if is_speech else -1))
+            number += is_speech
+        return parts
     for _, group in groupby(spans, key=itemgetter(1, 2)):
         pair = list(group)
         own = -1
@@ -176,30 +199,22 @@ def _parts(spans: Sequence[Span], bounds: Sequence[int]) -> list[_Part]:
     return parts
 
 
-def _times(document: Document, slots: Sequence[str], streams: Sequence[Runs], kept: npt.NDArray[np.int64]) -> Ids:
-    """Return when each kept frame begins on the document's timeline, spans far apart, in the order of the frames.
-
-    `kept` are places in all runs laid end to end, so a run's frames have times a hop apart.
-    """
-    stride = document.segments[-1].end + 2
-    places: list[int] = []
-    lines: list[tuple[int, int, int, int]] = []
-    place, clamped = 0, False
-    for slot, runs in zip(slots, streams, strict=True):
-        hop = document.grids[slot].hop
-        for ids, first, segment, span, origin in zip(
-            runs.ids, runs.first, runs.segment, runs.span, runs.origin, strict=True
-        ):
-            zero, last = segment.start + span * stride, segment.num_samples - 1
-            lines.append((hop, zero + (first - place) * hop, zero + origin, zero + last))
-            places.append(place)
-            place += len(ids)
-            clamped = clamped or (first + len(ids) - 1) * hop > last
-    counts = np.diff(kept.searchsorted([*places, place]))
-    hops, zeros, origins, lasts = np.repeat(np.array(lines, dtype=np.int64).T, counts, axis=1)
-    times: Ids = np.maximum(kept * hops + zeros, origins)
-    # An extractor may give a frame more than covers the clip; it must not sort into the next utterance.
-    return np.minimum(times, lasts) if clamped else times
+def _times(streams: Sequence[Runs], kept: npt.NDArray[np.int64]) -> Ids:
+    """Return when each kept frame begins, in the order of the frames; `kept` are places in all runs laid end to end."""
+    lengths = np.array([0, *(length for runs in streams for length in runs.lengths)], dtype=np.int64)
+    places = lengths.cumsum()
+    hops = np.repeat([runs.hop for runs in streams], [len(runs.ids) for runs in streams])
+    # A run's frames lie a hop apart, so time is linear in the place.
+    zeros = np.array([time for runs in streams for time in runs.times], dtype=np.int64) - places[:-1] * hops
+    origins = np.array([origin for runs in streams for origin in runs.origins], dtype=np.int64)
+    edges = kept.searchsorted(places)
+    run = np.repeat(np.arange(len(hops)), edges[1:] - edges[:-1])
+    times: Ids = kept * hops[run] + zeros[run]
+    np.maximum(times, origins[run], out=times)
+    if any(runs.late for runs in streams):
+        lasts = np.array([last for runs in streams for last in runs.lasts], dtype=np.int64)
+        np.minimum(times, lasts[run], out=times)
+    return times
 
 
 def _as_bytes(token: int) -> bytes:

@@ -25,35 +25,43 @@ class Runs:
 
     Attributes:
         ids: a view of full-rate ids per run.
-        first: number of the first frame of each run, on its segment's clock.
-        segment: the segment of each run.
-        span: the span of each run, counting speech spans only.
-        origin: of each run, on its segment's clock: what began earlier counts as beginning there.
+        lengths: frames of each run.
+        times: when each run begins; the others follow a hop apart. Spans lie far apart, and in order.
+        origins: what began earlier counts as beginning there, per run.
+        lasts: what begins later counts as beginning there, per run.
+        late: whether anything does.
         per_span: frames of each span.
     """
 
+    hop: int
+    per_span: list[int]
     ids: list[npt.NDArray[np.uint16]] = field(default_factory=list)
-    first: list[int] = field(default_factory=list)
-    segment: list[Segment] = field(default_factory=list)
-    span: list[int] = field(default_factory=list)
-    origin: list[int] = field(default_factory=list)
-    per_span: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    origins: list[int] = field(default_factory=list)
+    lasts: list[int] = field(default_factory=list)
+    late: bool = False
 
-    def add(self, slot: str, runs: Sequence[Interval], segment: Segment, span: int, origin: int) -> None:
-        ids = segment.streams[slot]
+    def add(
+        self, ids: npt.NDArray[np.uint16], runs: Sequence[Interval], span: int, zero: int, origin: int, last: int
+    ) -> None:
+        """Append runs of a segment whose clock stands at `zero` on the line of times."""
         for start, stop in runs:
             self.ids.append(ids[start:stop])
-            self.first.append(start)
-            self.segment.append(segment)
-            self.span.append(span)
-            self.origin.append(origin)
+            self.lengths.append(stop - start)
+            self.times.append(zero + start * self.hop)
+            self.origins.append(origin)
+            self.lasts.append(last)
             self.per_span[span] += stop - start
+            # An extractor may give a frame more than covers the clip; it must not sort into the next utterance.
+            if zero + (stop - 1) * self.hop > last:
+                self.late = True
 
 
 def span_frames(
     document: Document, intervals: Sequence[Interval], removed: Sequence[Interval], slots: Sequence[str]
-) -> dict[str, Runs]:
-    """Return slot to the frames of each speech span.
+) -> list[Runs]:
+    """Return the frames of each speech span, by stream.
 
     The pitch or style frame in force at a span's first HuBERT frame of a segment opens its frames there, whatever span
     it belongs to; earlier ones are left out. Where a span has no HuBERT frame of a segment, it has no other either.
@@ -62,27 +70,30 @@ def span_frames(
         document: the document.
         intervals: of each speech span on the document's timeline; 0 and FAR where it begins or ends the document.
         removed: ascending, disjoint intervals whose frames are left out.
-        slots: streams wanted; `hubert` is one of them.
+        slots: streams wanted; `hubert` is the last.
     """
-    found = {slot: Runs(per_span=[0] * len(intervals)) for slot in slots}
-    hop = document.grids["hubert"].hop
-    others = [slot for slot in slots if slot != "hubert"]
+    found = [Runs(document.grids[slot].hop, [0] * len(intervals)) for slot in slots]
+    hubert, others = found[-1], list(zip(slots, found, strict=True))[:-1]
     starts = [segment.start for segment in document.segments]
     holes = _Holes(document, removed) if removed else None
+    stride = document.segments[-1].end + 2
     for number, (start, end) in enumerate(intervals):
         for index in range(max(0, bisect_left(starts, start) - 1), len(starts)):
-            segment = document.segments[index]
-            if segment.start >= end:
+            if starts[index] >= end:
                 break
+            segment = document.segments[index]
             spoken = _frames(document, "hubert", segment, start, end, holes)
             if not spoken:
                 continue
-            origin = spoken[0][0] * hop
-            found["hubert"].add("hubert", spoken, segment, number, origin)
-            for slot in others:
+            origin = spoken[0][0] * hubert.hop
+            zero = starts[index] + number * stride
+            place = (number, zero, zero + origin, zero + segment.num_samples - 1)
+            hubert.add(segment.streams["hubert"], spoken, *place)
+            for slot, runs in others:
+                ids = segment.streams[slot]
                 own = _frames(document, slot, segment, start, end, holes)
-                in_force = min(origin // document.grids[slot].hop, len(segment.streams[slot]) - 1)
-                found[slot].add(slot, _opened(own, in_force) if in_force >= 0 else own, segment, number, origin)
+                in_force = min(origin // runs.hop, len(ids) - 1)
+                runs.add(ids, _opened(own, in_force) if in_force >= 0 else own, *place)
     return found
 
 
@@ -90,9 +101,9 @@ def _frames(
     document: Document, slot: str, segment: Segment, start: int, end: int, holes: "_Holes | None"
 ) -> list[Interval]:
     """Return the runs of a segment's frames that stand for samples in [start, end) of the document's timeline."""
-    grid, count = document.grids[slot], len(segment.streams[slot])
-    first = 0 if start <= segment.start else _first(start - segment.start, segment, grid, count)
-    last = _first(end - segment.start, segment, grid, count)
+    grid, count, begin = document.grids[slot], len(segment.streams[slot]), segment.start
+    first = 0 if start <= begin else _first(start - begin, segment.num_samples, grid, count)
+    last = _first(end - begin, segment.num_samples, grid, count)
     if holes is not None:
         return _without(first, last, holes.frames(slot, segment))
     return [(first, last)] if first < last else []
@@ -109,15 +120,15 @@ def _opened(own: Sequence[Interval], in_force: int) -> list[Interval]:
     return opened
 
 
-def _first(at: int, segment: Segment, grid: FrameGrid, count: int) -> int:
+def _first(at: int, num_samples: int, grid: FrameGrid, count: int) -> int:
     """Return the first frame that stands for a sample at or after `at` of a segment's clock, at most `count`.
 
     The frame after which a segment ends may stand for a sample beyond that end; it counts to the segment all the same.
     """
-    if at >= segment.num_samples:
+    if at >= num_samples:
         return count
     frame = -((grid.offset - at) // grid.hop)
-    return 0 if frame < 0 else min(frame, count)
+    return 0 if frame < 0 else frame if frame < count else count
 
 
 class _Holes:
@@ -141,8 +152,8 @@ class _Holes:
         for start, end in self._removed[bisect_right(self._ends, segment.start) :]:
             if start >= segment.end:
                 break
-            first = _first(start - segment.start, segment, grid, count)
-            runs.append((first, _first(end - segment.start, segment, grid, count)))
+            first = _first(start - segment.start, segment.num_samples, grid, count)
+            runs.append((first, _first(end - segment.start, segment.num_samples, grid, count)))
         return runs
 
 

@@ -120,7 +120,7 @@ def test_what_is_announced_is_fetched_ahead_in_order_and_no_further(store, tmp_p
     cache.expect(told.groups())
     for _ in range(2):
         assert told.begun.acquire(timeout=60)
-    assert told.asked == [file.url for file in files[:2]]
+    assert told.asked == list(cache._coming) == [file.url for file in files[:2]]
     cache.take(files[0].url)
     assert told.begun.acquire(timeout=60)
     cache.take(files[1].url)
