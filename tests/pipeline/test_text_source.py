@@ -1,4 +1,5 @@
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,14 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
         items(source)
 
 
+def test_a_file_that_shrank_is_named(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [row("fine"), row("gone")])
+    source = TextSource(str(path), VOCABULARY)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(BadShard, match=r"a\.jsonl cannot be read \(it is shorter"):
+        items(source)
+
+
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 no table PAR1")
@@ -280,6 +289,20 @@ def test_the_index_of_a_large_file_is_kept_and_made_anew_when_the_file_changes(
         for other in Path(default_index_folder()).iterdir():
             other.write_bytes(damaged)
         assert items(TextSource(str(path), VOCABULARY)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("when", ["same time", "another time"])
+def test_a_file_of_the_same_size_has_an_index_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(text_lines, "KEPT_FROM", 1)
+    monkeypatch.setattr(text_lines, "HEAD", 3 if when == "another time" else text_lines.HEAD)
+    path = write_lines(tmp_path / "a.jsonl", [row("one"), row("longer")])
+    assert items(TextSource(str(path), VOCABULARY)) == ["one", "longer"]
+    time = path.stat().st_mtime_ns
+    write_lines(path, [row("longer"), row("one")])
+    os.utime(path, ns=(time, time + (when == "another time") * 10**9))
+    assert items(TextSource(str(path), VOCABULARY)) == ["longer", "one"]
 
 
 def test_an_index_that_cannot_be_kept_is_made_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
