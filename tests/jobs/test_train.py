@@ -1,7 +1,8 @@
 import json
 import subprocess
 import sys
-from itertools import groupby
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from jobs.train_data import blank, evaluation_blocks, hold_out, load_mixture, prepare, shuffled
 from jobs.train_run import RunFolder, checkpoints, claim, opened, publishing
 from pipeline.dataset import Dataset
-from pipeline.reader import IGNORED
+from pipeline.reader import IGNORED, open_reader
 from schemas.training import TrainSection
 from stages.documents import Document
 from stages.vocabulary import Vocabulary
@@ -149,6 +150,12 @@ def test_accumulation_changes_rounding_alone(dataset: Path, tmp_path: Path) -> N
     for run in runs[1:]:
         for a, b in zip(runs[0], run, strict=True):
             assert a == pytest.approx(b, abs=1e-5)
+    opened = Dataset.open(str(dataset))
+    held_out = frozenset(document.key for document in hold_out(opened, SEQUENCE, 0))
+    trained = partial(prepare, held_out=held_out, seed=0, shuffle=False)
+    blocks = list(islice(open_reader(opened, SEQUENCE, seed=0, streams=4, prepare=trained), 40))
+    tokens = [sum(int((b["document_ids"] >= 0).sum()) for b in blocks[i : i + 4]) for i in range(0, 40, 4)]
+    assert [entry["tokens"] for entry in runs[0] if "tokens" in entry] == tokens
     text, speech = ([entry[name] for entry in runs[0] if name in entry] for name in ("text_loss", "speech_loss"))
     share, loss = ([entry[name] for entry in runs[0] if name in entry] for name in ("speech_share", "loss"))
     mixed = [t * (1 - p) + s * p for t, s, p in zip(text, speech, share, strict=True)]
