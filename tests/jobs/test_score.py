@@ -247,3 +247,24 @@ def test_a_checkpoint_carries_its_vocabulary(checkpoint: Path) -> None:
     assert carried.vocabulary.sizes == SIZES
     assert carried.vocabulary.describe() == json.loads((checkpoint / "vocabulary.json").read_text())["ids"]
     assert carried.vocabulary.decode(parse_sequence("[Text]the cat[Speech][Hu1]", carried.vocabulary))[0].text
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"ids": {"blocks": {"text": [0, 64]}}}, "gives other ids than it was written with"),
+        ({"tokenizer": {"file": "../tokenizer.model", "sha256": ""}}, "names the tokenizer '../tokenizer.model'"),
+        ({"units": None}, "is damaged"),
+        (None, "is damaged"),
+    ],
+)
+def test_a_vocabulary_that_does_not_hold_is_refused(
+    checkpoint: Path, tmp_path: Path, change: dict[str, Any] | None, part: str
+) -> None:
+    for name in ("tokenizer.model", "vocabulary.json"):
+        (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
+    path = tmp_path / "vocabulary.json"
+    path.write_text("{" if change is None else json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=part) as caught:
+        require_carried(tmp_path)
+    assert str(path) in str(caught.value)
