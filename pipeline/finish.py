@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from pipeline.dataset import FORMAT
+from pipeline.energon import write_energon_files
 from pipeline.models import portable
 from pipeline.plan import Plan
 from pipeline.storage import join, publish_bytes, publish_json
@@ -79,7 +79,7 @@ def finish(
     if transcription is not None:
         info["transcription"] = dict(transcription)
     info["shards"] = write_shard_table(root, records)
-    _write_energon_files(root, records)
+    write_energon_files(root, records)
     publish_json(info, join(root, "dataset.json"))
     return info
 
@@ -95,13 +95,3 @@ def write_shard_table(root: str, records: Mapping[int, Mapping[str, Any]]) -> di
     pq.write_table(pa.table(columns, schema=SHARDS), buffer, compression="zstd")
     publish_bytes(buffer.getvalue(), join(root, "shards.parquet"))
     return {"bytes": buffer.tell(), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-
-
-def _write_energon_files(root: str, records: Mapping[int, Mapping[str, Any]]) -> None:
-    """Write what Megatron-Energon keeps in `.nv-meta`, so that it needs no own pass; empty shards are left out."""
-    counts = {f"shards/shard-{split:06d}.tar": r["records"] for split, r in sorted(records.items()) if r["records"]}
-    publish_json({"shard_counts": counts}, join(root, ".nv-meta", ".info.json"))
-    split_parts = {"exclude": [], "split_parts": {"test": [], "train": list(counts), "val": []}}
-    publish_bytes(yaml.safe_dump(split_parts).encode(), join(root, ".nv-meta", "split.yaml"))
-    dataset = {"__class__": "CrudeWebdataset", "__module__": "megatron.energon"}
-    publish_bytes(yaml.safe_dump(dataset).encode(), join(root, ".nv-meta", "dataset.yaml"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dataset import Dataset
-from pipeline.reader.baked_source import BakedSource
+from pipeline.reader.baked_source import BakedSource, baked_vocabulary
 from pipeline.reader.sequence_reader import SequenceReader
 from pipeline.reader.shard_cache import ShardCache
 from pipeline.reader.source import JoinedSource, Source
@@ -96,7 +96,7 @@ def open_sources(
     opened = _datasets(datasets)
     common_contracts(opened)
     require_streams(opened, sequence)
-    vocabulary = vocabulary or open_vocabulary(opened, sequence.vocabulary)
+    vocabulary = vocabulary or _vocabulary(datasets, opened, sequence)
     units = partial(UnitsSource, seed=seed, prepare=prepare, verify=verify, cache=cache)
     if not isinstance(datasets, Mixture):
         each = [units(dataset, sequence, vocabulary) for dataset in opened]
@@ -114,6 +114,15 @@ def open_sources(
                     BakedSource(section.path, vocabulary, context=sequence.context, cache=cache, verify=verify)
                 )
     return sources, [section.share for section in datasets.sources], vocabulary
+
+
+def _vocabulary(datasets: Datasets | Mixture, opened: Sequence[Dataset], sequence: SequenceSection) -> Vocabulary:
+    """Return the vocabulary of the units datasets; where there is none, that of the first baked source."""
+    if isinstance(datasets, Mixture) and not opened and not sequence.vocabulary.tokenizer:
+        baked = [source.path for source in datasets.sources if isinstance(source, sections.BakedSource)]
+        if baked:
+            return baked_vocabulary(baked[0])
+    return open_vocabulary(opened, sequence.vocabulary)
 
 
 def _datasets(datasets: Datasets | Mixture) -> list[Dataset]:

@@ -19,7 +19,7 @@ from pipeline.reader import IGNORED, Block, SequenceReader, block_of, draw_seque
 from pipeline.reader.draw import draw_document
 from pipeline.reader.packing import Packer
 from schemas.contract import ContractMismatch
-from schemas.sequence import SequenceSection, SpiritLmPolicy
+from schemas.sequence import BakedSource, Mixture, SequenceSection, SpiritLmPolicy
 from stages.documents import Document
 from stages.interleave import Modality, Piece
 from stages.vocabulary import Vocabulary
@@ -388,3 +388,29 @@ def test_what_a_loader_saved_can_be_dealt_onto_other_ranks_and_workers(dataset: 
         sequences.load_state_dict(saved)
         blocks += list(sequences)
     assert content(blocks) == Counter(token for ids in drawn for token in ids if token not in MARKERS)
+
+
+def test_a_mixture_of_bakes_alone_carries_its_vocabulary(dataset: Dataset, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from jobs.cli import main
+
+    arguments = [
+        "bake",
+        dataset.root,
+        "--out",
+        str(tmp_path / "b"),
+        "--epochs",
+        "1",
+        "--streams",
+        "1",
+        "--workers",
+        "1",
+    ]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    sequence = dataset.recipe.sequence
+    baked = open_reader(Mixture(sources=[BakedSource(path=str(tmp_path / "b"))]), sequence, seed=5, epochs=1)
+    assert baked.vocabulary.describe() == vocabulary_of(dataset).describe()
+    drawn = open_reader(dataset, sequence, seed=0, epochs=1)
+    assert sorted(ids_of(baked)) == sorted(ids_of(drawn))
