@@ -23,7 +23,7 @@ from pipeline.models import pin
 from pipeline.plan import Plan, load_rows
 from pipeline.remove import unfinished
 from pipeline.split_files import exists, read_rejects, sha256_of, shard_names
-from pipeline.storage import is_remote, join, read_json
+from pipeline.storage import is_remote, join, make_dirs, read_json
 from pipeline.verify import examine
 from pipeline.verify_plan import PLAN, RECIPE, ROWS_FILE, read_recipe, sound_plan
 from schemas.recipe import Recipe
@@ -250,7 +250,7 @@ def _set_aside(root: str, names: Iterable[str]) -> list[str]:
         source, target = f"{key}/{name}", f"{key}/{ASIDE}/{name}"
         if not filesystem.exists(source):
             continue
-        filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        make_dirs(join(root, ASIDE, name).rsplit("/", 1)[0])
         filesystem.mv(source, target, recursive=filesystem.isdir(source))
         moved.append(name)
     return moved
