@@ -65,7 +65,7 @@ class Removed:
 
         The reject names neither the id nor the file; its key keeps the row's place in the manifest.
         """
-        if is_removed(row) or not self.covers(row.id, row.recording if isinstance(row, Utterance) else ""):
+        if not self.covers(row.id, row.recording if isinstance(row, Utterance) else ""):
             return row
         place = str(row.index) if isinstance(row, Utterance) else row.key.rpartition("~")[2]
         key = f"removed-{digest(row.id)[:12]}~{place}"
