@@ -95,7 +95,7 @@ def _jsonl_rows(path: str) -> Iterator[RawRow]:
             yield RawRow(where=where, fields=None, problem=f"a line of more than {MAX_LINE >> 20} MiB")
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.decode("utf-8-sig"))  # of bytes, json takes some lines of UTF-16 too
         except (ValueError, RecursionError):
             yield RawRow(where=where, fields=None, problem="not valid JSON")
             continue

@@ -1,12 +1,18 @@
 """Manifests: one row in, one row out, whatever the row holds."""
 
 import json
+import os
+import re
+import struct
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import manifest_files
 from pipeline.manifest import SAFE_ID, ManifestError, read_manifest, record_key
 from schemas.records import Utterance
 from schemas.rejects import Reason, Reject
@@ -178,3 +184,128 @@ def test_numbers_too_large_for_a_float_are_bad_rows(tmp_path: Path) -> None:
     huge = '{"audio_filepath": "a.wav", "text": "x", "offset": ' + "9" * 400 + "}"
     _, bad = read_manifest(write(tmp_path, GOOD, huge))
     assert isinstance(bad, Reject)
+
+
+def table(folder: Path, columns: dict[str, object], name: str = "m.parquet") -> str:
+    pq.write_table(pa.table(columns), folder / name)
+    return str(folder / name)
+
+
+def test_parquet_gives_the_rows_of_jsonl(tmp_path: Path) -> None:
+    rows = [
+        {"audio_filepath": "a.wav", "text": "hello", "id": "1", "offset": 1.5, "duration": 2.0, "channel": 1},
+        {"audio_filepath": "b.wav", "text": "", "id": "2", "offset": 0.0},
+        {"audio_filepath": "", "text": "x", "id": "3"},
+    ]
+    names = ("audio_filepath", "text", "id", "offset", "duration", "channel")
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    want = list(read_manifest(write(tmp_path, *rows)))
+    found = list(read_manifest(table(tmp_path, columns)))
+    assert found[:2] == want[:2]
+    assert isinstance(found[2], Reject)
+    assert found[2].detail == "m.parquet:row 3: 'audio_filepath' is missing or empty"
+    with_gaps = columns | {"channel": pa.array([1.0, None, None])}
+    assert list(read_manifest(table(tmp_path, with_gaps)))[:2] == want[:2]
+
+
+def test_a_folder_of_parquet_files_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for name in ("b", "a", "c"):
+        table(tmp_path / "parts", {"audio_filepath": [f"{name}.wav"], "text": ["x"]}, f"{name}.parquet")
+    assert [row.id for row in read_manifest(str(tmp_path / "parts"))] == ["a.wav", "b.wav", "c.wav"]
+
+
+def test_many_batches_of_parquet_come_in_order(tmp_path: Path) -> None:
+    ids = [str(i) for i in range(10_001)]
+    path = table(tmp_path, {"audio_filepath": ["a.wav"] * len(ids), "text": ["x"] * len(ids), "id": ids})
+    assert [row.id for row in read_manifest(path)] == ids
+
+
+@pytest.mark.parametrize(
+    ("columns", "part"),
+    [
+        ({"audio_filepath": ["a"], "text": [["x"]]}, "'text' is of another type than a string"),
+        ({"audio_filepath": ["a"], "text": ["x"], "offset": ["1"]}, "'offset' is of another type than a number"),
+        ({"text": ["x"]}, "lacks the columns audio_filepath"),
+    ],
+)
+def test_columns_of_another_type_are_one_error(tmp_path: Path, columns: dict[str, object], part: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(part)):
+        list(read_manifest(table(tmp_path, columns)))
+
+
+def test_text_of_a_parquet_file_that_is_not_utf8_costs_its_row(tmp_path: Path) -> None:
+    offsets, data = pa.py_buffer(struct.pack("<4i", 0, 1, 3, 4)), pa.py_buffer(b"x\xff\xfey")
+    text = pa.StringArray.from_buffers(3, offsets, data)
+    first, bad, last = read_manifest(table(tmp_path, {"audio_filepath": ["a", "b", "c"], "text": text}))
+    assert isinstance(bad, Reject)
+    assert (first.text, last.text) == ("x", "y")  # type: ignore[union-attr]
+
+
+def test_a_manifest_that_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
+    for suffix in ("jsonl", "csv", "parquet"):
+        os.mkfifo(tmp_path / f"m.{suffix}")
+        with pytest.raises(ManifestError, match="not a regular file"):
+            list(read_manifest(str(tmp_path / f"m.{suffix}")))
+
+
+def test_a_line_too_long_costs_its_row_and_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_files, "MAX_LINE", 1000)
+    long = {**GOOD, "text": "x" * 5000}
+    first, bad, last = read_manifest(write(tmp_path, {**GOOD, "id": "1"}, long, {**GOOD, "id": "2"}))
+    assert isinstance(bad, Reject)
+    assert [first.id, last.id] == ["1", "2"]
+    (tmp_path / "m.tsv").write_text("audio_filepath\ttext\na\t" + "x" * 5000 + "\n")
+    with pytest.raises(ManifestError, match="line 2"):
+        list(read_manifest(str(tmp_path / "m.tsv")))
+
+
+@pytest.mark.parametrize(
+    "audio",
+    ["ftp://x/a.wav", "simplecache::s3://x/a.wav", "s3://b/zip://x::y", "local:///dev/zero", "S3://b/k", "x://y"],
+)
+def test_audio_behind_an_odd_url_is_a_bad_row(tmp_path: Path, audio: str) -> None:
+    _, bad = read_manifest(write(tmp_path, GOOD, {**GOOD, "audio_filepath": audio}))
+    assert isinstance(bad, Reject)
+    assert bad.reason is Reason.BAD_ROW
+
+
+def test_a_store_that_nothing_installed_reads_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(scheme: str) -> None:
+        raise ImportError(f"install {scheme}fs")
+
+    monkeypatch.setattr("fsspec.get_filesystem_class", absent)
+    with pytest.raises(ManifestError, match=r"manifest.jsonl:2: nothing installed reads gs://; install gsfs"):
+        list(read_manifest(write(tmp_path, GOOD, {**GOOD, "audio_filepath": "gs://b/k.wav"})))
+
+
+def test_a_file_url_is_a_path(tmp_path: Path) -> None:
+    (row,) = read_manifest(write(tmp_path, {**GOOD, "audio_filepath": "file:///x/a.wav"}))
+    assert isinstance(row, Utterance)
+    assert row.location == "/x/a.wav"
+
+
+def test_utf16_is_not_read_by_halves(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text((json.dumps(GOOD) + "\n") * 2, encoding="utf-16")
+    with pytest.raises(ManifestError, match="no usable row"):
+        list(read_manifest(str(tmp_path / "m.jsonl")))
+
+
+def test_a_column_that_comes_twice_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("audio_filepath,text,text\na,b,c\n")
+    with pytest.raises(ManifestError, match="has text twice"):
+        list(read_manifest(str(tmp_path / "m.csv")))
+
+
+def test_an_id_longer_than_a_file_name_may_be_is_a_row_like_others(tmp_path: Path) -> None:
+    (tmp_path / "1-1.trans.txt").write_text("x" * 300 + " one\n1-1-1 two\n")
+    assert [row.text for row in read_manifest(str(tmp_path))] == ["one", "two"]  # type: ignore[union-attr]
+
+
+def test_messages_are_one_line_whatever_a_file_holds(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('"a\nb\x1b[31m\u202e",text\n')
+    with pytest.raises(ManifestError) as caught:
+        list(read_manifest(str(tmp_path / "m.csv")))
+    assert str(caught.value).isprintable()
