@@ -47,6 +47,8 @@ class Words(Sequence[Word]):
     @classmethod
     def joined(cls, parts: Sequence[tuple[Sequence[Word], int]]) -> Self:
         """Return the words of all parts, their times moved by as many samples as stand beside them."""
+        if len(parts) == 1 and parts[0][1] == 0:
+            return cls.of(parts[0][0])
         texts: list[str] = []
         starts: list[Samples | None] = []
         ends: list[Samples | None] = []

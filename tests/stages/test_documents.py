@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,6 +26,14 @@ def test_words_of_later_utterances_move_onto_the_one_timeline() -> None:
     assert joined.doubtful == {1}
     assert joined.closed_boundaries() == {1, 2}
     assert joined.text(0, 3) == "one -- two"
+
+
+@given(doc=documents(), extra=st.sets(st.integers(0, 89)))
+def test_boundaries_beside_a_doubtful_or_untimed_word_are_closed(doc: Document, extra: set[int]) -> None:
+    count = len(doc.words)
+    doc = replace(doc, doubtful=frozenset(i for i in extra if i < count))
+    shut = [w.start is None or w.end is None or i in doc.doubtful for i, w in enumerate(doc.words)]
+    assert doc.closed_boundaries() == {i for i in range(1, count) if shut[i - 1] or shut[i]}
 
 
 @given(doc=documents(), cuts=st.lists(st.integers(0, 2_000_000), max_size=8), slot=st.sampled_from(sorted(HOPS)))
