@@ -1,10 +1,16 @@
 """Decode: any rate, any channel count, any fault."""
 
+import errno
 import io
 import os
+import struct
+import tracemalloc
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import fsspec
 import numpy as np
 import pytest
 import soundfile
@@ -14,6 +20,7 @@ from hypothesis import strategies as st
 from schemas.clock import Samples
 from schemas.records import Clip, Utterance
 from schemas.rejects import Reason, Reject
+from stages import audio_sources
 from stages.audio_files import header_seconds
 from stages.decode import DecodeConfig, to_pcm
 
@@ -100,8 +107,6 @@ def test_a_window_of_an_mp3_is_a_slice_of_the_whole(tmp_path: Path) -> None:
 
 def encode_with_av(path: Path, container: str, codec: str) -> None:
     """Write a second of a stereo tone at 44.1 kHz."""
-    import av
-
     with av.open(str(path), "w", format=container) as out:
         stream = out.add_stream(codec, rate=44_100, layout="stereo")
         samples = np.repeat(tone(1.0, 44_100)[None].astype(np.float32), 2, axis=0)
@@ -205,3 +210,172 @@ def test_no_bytes_raise(data: bytes, tmp_path_factory: pytest.TempPathFactory) -
     for head in (b"", b"RIFF\x24\x00\x00\x00WAVEfmt ", b"fLaC", b"OggS", b"ID3"):
         path.write_bytes(head + data)
         assert isinstance(decode(path), Clip | Reject)
+
+
+def wav(samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> bytearray:
+    """The plainest WAV: rate at byte 24, channels at 22, size of the samples at 40."""
+    data = np.rint(samples * 32767).astype("<i2").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, 2 * channels * rate, 2 * channels, 16)
+    head = struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE")
+    return bytearray(head + form + struct.pack("<4sI", b"data", len(data)) + data)
+
+
+def aiff(samples: np.ndarray) -> bytearray:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, 16_000, format="AIFF", subtype="PCM_16")
+    return bytearray(buffer.getvalue())
+
+
+@pytest.mark.parametrize("whole", [wav(tone(2.0, 16_000)), aiff(tone(2.0, 16_000))], ids=["wav", "aiff"])
+def test_a_cut_file_is_no_shorter_recording(whole: bytearray, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    assert reason(path) is Reason.UNREADABLE_AUDIO
+    assert clip(path, offset=Samples(1_600), length=Samples(8_000)).num_samples == 8_000  # what is there is there
+    path.write_bytes(whole[:-1_000])  # 31 ms, within the tolerance
+    assert abs(clip(path).num_samples - 31_500) <= 1
+
+
+@pytest.mark.parametrize("size", [2**32 - 1, 2**32 - 25, 2**31 - 1, 0x7FFFF024])
+def test_a_wav_that_was_written_into_a_pipe_is_whole(size: int, tmp_path: Path) -> None:
+    data = wav(tone(1.0, 16_000))
+    data[40:44] = struct.pack("<I", size)
+    (tmp_path / "a.wav").write_bytes(data)
+    assert clip(tmp_path / "a.wav").num_samples == 16_000
+
+
+def test_a_cut_mp4_and_mkv_are_no_shorter_recordings(tmp_path: Path) -> None:
+    for container in ("mov", "matroska"):
+        with av.open(str(tmp_path / "a"), "w", format=container, options={"movflags": "faststart"}) as out:
+            stream = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+            for start in range(0, 64_000, 1_600):
+                part = np.rint(tone(0.1, 16_000) * 32767).astype(np.int16)[None]
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), format="s16", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 16_000, start, Fraction(1, 16_000)
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+        data = (tmp_path / "a").read_bytes()
+        assert abs(clip(tmp_path / "a").num_samples - 64_000) < 10
+        (tmp_path / "a").write_bytes(data[: len(data) // 2])
+        assert reason(tmp_path / "a") is Reason.UNREADABLE_AUDIO
+        assert clip(tmp_path / "a", length=Samples(16_000)).num_samples == 16_000
+
+
+@pytest.mark.parametrize("rate", [0, 1, 1_999, 768_001, 2**31 - 1, 2**32 - 1])
+def test_a_rate_that_no_recorder_has_is_a_damaged_header(rate: int, tmp_path: Path) -> None:
+    data = wav(tone(1.0, 16_000))
+    data[24:28] = struct.pack("<I", rate)
+    (tmp_path / "a.wav").write_bytes(data)
+    assert reason(tmp_path / "a.wav") is Reason.UNREADABLE_AUDIO
+    assert header_seconds(str(tmp_path / "a.wav")) < 100
+
+
+def test_channels_cost_no_memory(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.zeros((3_000_000, 8), np.int16), 96_000)
+    tracemalloc.start()
+    assert reason(tmp_path / "a.flac") is Reason.SILENT
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60_000_000  # all channels at once are 96 MB
+
+
+def test_many_channels_are_mixed_as_all_at_once(tmp_path: Path) -> None:
+    samples = np.random.default_rng(5).normal(0, 0.1, (60_000, 24)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    assert np.array_equal(clip(tmp_path / "a.wav").pcm, to_pcm(samples.mean(axis=1, dtype=np.float32), 16_000))
+    assert clip(tmp_path / "a.wav").source_channels == 24
+
+
+def test_a_bad_sample_of_another_channel_is_told(tmp_path: Path) -> None:
+    samples = np.stack([tone(0.5, 16_000)] * 2, 1)
+    samples[5_000, 1] = np.inf
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    assert reason(tmp_path / "a.wav", channel=0) is Reason.NOT_FINITE
+
+
+def test_a_sample_beyond_all_measure_becomes_no_nan(tmp_path: Path) -> None:
+    samples = tone(1.0, 44_100)
+    samples[20_000] = 3e38
+    soundfile.write(tmp_path / "a.wav", samples, 44_100, subtype="FLOAT")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = clip(tmp_path / "a.wav")
+    assert found.pcm.max() == 32767
+
+
+def test_a_stream_without_decoder_is_unreadable(tmp_path: Path) -> None:
+    encode_with_av(tmp_path / "a.mkv", "matroska", "aac")
+    data = (tmp_path / "a.mkv").read_bytes()
+    assert data.count(b"A_AAC") == 1
+    (tmp_path / "a.mkv").write_bytes(data.replace(b"A_AAC", b"A_ZZZ"))
+    assert reason(tmp_path / "a.mkv") is Reason.UNREADABLE_AUDIO
+
+
+def test_a_header_cannot_claim_a_plan_for_itself(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", tone(1.0, 8_000), 8_000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21:26] = bytes([data[21] | 15]) + b"\xff" * 4  # 2 ** 36 samples: 100 days
+    (tmp_path / "a.flac").write_bytes(data)
+    assert header_seconds(str(tmp_path / "a.flac")) < 60 + len(data) / 32 + 1
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "/dev/urandom", "/proc/self/mem", "/proc/kmsg", "/"])
+def test_devices_and_the_like_are_never_opened(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soundfile, "SoundFile", None)
+    monkeypatch.setattr(av, "open", None)
+    assert decode(place).reason in (Reason.UNREADABLE_AUDIO, Reason.MISSING_AUDIO)  # type: ignore[union-attr]
+
+
+def test_links_are_followed_to_files_only(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
+    for name, target in (("good", "a.wav"), ("zero", "/dev/zero"), ("loop", "loop"), ("gone", "b.wav"), ("up", ".")):
+        (tmp_path / name).symlink_to(target)
+    assert clip(tmp_path / "good").num_samples == 16_000
+    assert reason(tmp_path / "zero") is reason(tmp_path / "up") is Reason.UNREADABLE_AUDIO
+    assert reason(tmp_path / "loop") is reason(tmp_path / "gone") is Reason.MISSING_AUDIO
+    assert decode(tmp_path / ("x" * 300)).reason is Reason.MISSING_AUDIO  # type: ignore[union-attr]
+
+
+def test_objects_are_read_as_files_are(tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    soundfile.write(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
+    encode_with_av(tmp_path / "a.m4a", "mp4", "aac")
+    for name in ("a.wav", "a.m4a"):
+        store.pipe_file(f"/zoo/{name}", (tmp_path / name).read_bytes())
+        assert np.array_equal(clip(f"memory://zoo/{name}").pcm, clip(tmp_path / name).pcm)
+    store.pipe_file("/zoo/empty.wav", b"")
+    store.pipe_file("/zoo/cut.wav", (tmp_path / "a.wav").read_bytes()[:20_000])
+    assert reason("memory://zoo/empty.wav") is reason("memory://zoo/cut.wav") is Reason.UNREADABLE_AUDIO
+    assert reason("memory://zoo/none.wav") is Reason.MISSING_AUDIO
+
+
+def test_an_object_too_large_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.filesystem("memory").pipe_file("/zoo/large.wav", bytes(wav(tone(1.0, 16_000))))
+    monkeypatch.setattr(audio_sources, "MAX_OBJECT", 1000)
+    assert reason("memory://zoo/large.wav") is Reason.UNREADABLE_AUDIO
+
+
+def test_a_store_that_is_away_stops_the_split_and_a_server_costs_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(fsspec, "open", away)
+    with pytest.raises(OSError, match="cannot be reached") as caught:
+        decode("s3://bucket/a.wav")
+    assert caught.value.errno == errno.EIO
+    assert reason("https://example.org/a.wav") is Reason.MISSING_AUDIO
+
+
+@pytest.mark.parametrize("place", ["ftp://x/a.wav", "s3://x::file:///etc/passwd", "local:///dev/zero", "x y://z"])
+def test_odd_urls_are_never_opened(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec, "open", None)
+    found = DECODE.process([utterance(place, audio="a.wav")])[0]
+    assert isinstance(found, Reject)
+    assert found.reason is Reason.MISSING_AUDIO
+
+
+def test_the_name_of_a_file_keeps_to_its_line() -> None:
+    found = DECODE.process([utterance("nowhere", audio="a\nb\x1b\u202e" + "c" * 500)])[0]
+    assert isinstance(found, Reject)
+    assert found.detail.isprintable()
+    assert len(found.detail) < 250
