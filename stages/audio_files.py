@@ -66,14 +66,17 @@ def header_seconds(location: str) -> float:
     import av
     import soundfile
 
+    if "://" in location:
+        return 0.0
     try:
+        open_source(location)  # refuses what would block the planner for ever
         most = 60.0 + os.path.getsize(location) / LEAST_BYTES_PER_SECOND
         info = soundfile.info(location)
         plausible = info.samplerate in RATES and 0 <= info.frames < UNKNOWN_FRAMES
         return min(most, info.frames / info.samplerate) if plausible else 0.0
     except (soundfile.SoundFileError, TypeError):  # a .raw file has no header to read: TypeError
         pass
-    except OSError:
+    except (AudioProblem, OSError):
         return 0.0
     try:
         with av.open(location, options={"format_whitelist": DEMUXERS}, metadata_errors="ignore") as container:
