@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 
+import fsspec
 import pytest
 
 from pipeline.build import RunSettings, make_plan, run_build, run_fit
@@ -16,7 +18,7 @@ from pipeline.findings import Problem
 from pipeline.remove import remove
 from pipeline.removed import Removed, digest, write_removed
 from pipeline.repair import Repaired, RepairFailed, Sources, repair
-from pipeline.storage import publish_json, read_json
+from pipeline.storage import publish_bytes, publish_json, read_json
 from pipeline.verify import examine
 from schemas.recipe import Recipe
 from tests.takedown_builders import RECIPE, SPLITS, artifacts_of, build_dataset, tree, utterance_id
@@ -82,6 +84,24 @@ def test_strays_are_set_aside(dataset: Path, made: Path) -> None:
     assert (done.splits, len(done.aside)) == ((), 6)
     assert tree(str(dataset)) == tree(str(made))
     assert (dataset / "work" / "damaged" / "shards" / "foo").read_text() == "x"
+
+
+def test_a_dataset_on_an_object_store() -> None:
+    root = f"memory://repair-{uuid4().hex}"
+    build_dataset(root)
+    settings = RunSettings(out=root, engine=EngineSettings(workers=1))
+    run_build(RECIPE, artifacts_of(root), settings, quiet)
+    whole = tree(root)
+    publish_bytes(b"x", f"{root}/shards/foo")
+    publish_bytes(b"x", f"{root}/shards.parquet")
+    assert repair(settings, quiet).aside == ("shards/foo",)
+    assert tree(root) == whole
+    publish_bytes(b"x", f"{root}/shards/shard-000001.tar")
+    damaged = tree(root)
+    with pytest.raises(RepairFailed, match="are gone"):
+        repair(settings, quiet)
+    assert tree(root) == damaged
+    fsspec.core.url_to_fs(root)[0].rm(root.removeprefix("memory:/"), recursive=True)
 
 
 @pytest.mark.parametrize("damage", ["flip", "gone", "record"])
