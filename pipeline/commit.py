@@ -15,7 +15,7 @@ from pipeline.storage import (
     list_names,
     make_dirs,
     publish_file,
-    publish_json,
+    publish_json_once,
     read_json,
     remove,
 )
@@ -58,14 +58,19 @@ def commit(root: str, split: int, fingerprint: str, folder: Path, facts: dict[st
     make_dirs(join(root, "shards"))
     existing = read_json(commit_path(root, split))
     if existing is not None and existing != record:
-        raise CommitConflict(
-            f"{commit_path(root, split)} names other bytes than this run made; verify, or use another --out"
-        )
+        raise _conflict(root, split)
     for name in files:
         publish_file(folder / name, join(root, "shards", name))
-    publish_json(record, commit_path(root, split))
+    if not publish_json_once(record, commit_path(root, split)):
+        raise _conflict(root, split)
     shutil.rmtree(folder, ignore_errors=True)
     return record
+
+
+def _conflict(root: str, split: int) -> CommitConflict:
+    return CommitConflict(
+        f"{commit_path(root, split)} names other bytes than this run made; verify, or use another --out"
+    )
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -83,10 +88,13 @@ def valid_commit(root: str, fingerprint: str, split: int) -> dict[str, Any] | No
 def valid_commits(root: str, fingerprint: str, splits: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Return the commit records that count: of this fingerprint, with every file present at its size."""
     present = list_names(join(root, "shards"))
+
+    def size_of(name: str) -> int | None:  # a store's listing may lag behind what was written
+        lagging = name not in present and is_remote(root)
+        return file_size(join(root, "shards", name)) if lagging else present.get(name)
+
     records = {split: read_json(commit_path(root, split)) for split in committed_splits(present) & set(splits)}
-    return {
-        split: record for split, record in sorted(records.items()) if _counts(record, fingerprint, split, present.get)
-    }
+    return {split: record for split, record in sorted(records.items()) if _counts(record, fingerprint, split, size_of)}
 
 
 def _counts(record: Any, fingerprint: str, split: int, size_of: Callable[[str], int | None]) -> bool:

@@ -5,26 +5,31 @@ for `stall_seconds` it is killed and started again on what is left. Reruns are f
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import committed_splits, keep_valid, valid_commits
+from pipeline.commit import committed_splits, keep_valid, valid_commit, valid_commits
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
+from pipeline.executor.signs import beats
+from pipeline.folders import OwnedFolder
 from pipeline.job import Job
 from pipeline.plan import Plan
-from pipeline.process import spawn
-from pipeline.storage import is_remote, join, list_names, read_json
+from pipeline.process import kill_marked, spawn
+from pipeline.storage import is_remote, join, list_names, read_json, remove
 
 MAX_ENGINE_STARTS = 3
+MARK = "INTERLOOM_RUN"
 POLL_SECONDS = 0.2
 
 Progress = Callable[[int, int, float, float], None]
@@ -64,15 +69,16 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
     """Run every split that has no valid commit record; return the records of all splits.
 
     Raises:
-        RunFailed: if splits are missing after `MAX_ENGINE_STARTS` starts of the engine, or all that is left has failed.
+        RunFailed: if splits are missing after `MAX_ENGINE_STARTS` starts of the engine that brought nothing.
         CommitConflict: if the folder holds records of another plan.
         FolderInUse: if another run works in it.
     """
     splits = range(len(plan.sizes))
-    with _locked(job.root):
+    with _locked(job.root), _engine_home(job.root) as home:
         _remove_leftovers(job.root)
         done = keep_valid(job.root, job.fingerprint, splits)
-        for _ in range(MAX_ENGINE_STARTS):
+        starts = 0
+        while starts < MAX_ENGINE_STARTS:
             _show(progress, plan, done)
             todo = plan.largest_first(set(splits) - set(done))
             if not todo:
@@ -81,20 +87,61 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
             request = EngineRequest(
                 engine=settings.engine, job=job, splits=tuple(todo), workers=settings.workers, options=settings.options
             )
-            problem = _run_engine(request, plan, settings, progress)
-            done = valid_commits(job.root, job.fingerprint, splits)
+            problem = _run_engine(request, home, plan, settings, progress)
+            before, done = len(done), _committed(job, splits)
+            starts = starts + 1 if len(done) == before else 1
         _show(progress, plan, done)
         if missing := sorted(set(splits) - set(done)):
             raise RunFailed(_explain(job.root, missing, problem))
         return done
 
 
-def _run_engine(request: EngineRequest, plan: Plan, settings: EngineSettings, progress: Progress) -> str:
+def _committed(job: Job, splits: range) -> dict[int, dict[str, Any]]:
+    """Return the records that count; those that a store does not list yet are asked for by name."""
+    done = valid_commits(job.root, job.fingerprint, splits)
+    if is_remote(job.root):
+        for split in set(splits) - set(done):
+            if record := valid_commit(job.root, job.fingerprint, split):
+                done[split] = record
+    return dict(sorted(done.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Home:
+    """Where an engine lives: what it and its workers leave behind is found by these.
+
+    Attributes:
+        mark: value of `MARK` in the environment of all its processes.
+        folder: its temporary folder.
+    """
+
+    mark: str
+    folder: str
+
+
+@contextmanager
+def _engine_home(root: str) -> Iterator[_Home]:
+    """Remove what a killed run left on this machine, and at the end what ours leaves."""
+    family = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16] + ":"
+    if not is_remote(root):
+        kill_marked(MARK, family)  # we hold the folder's lock: whoever works for it is an orphan
+    folder = OwnedFolder()
+    mark = f"{family}{uuid.uuid4().hex}"
+    try:
+        yield _Home(mark=mark, folder=str(folder.path))
+    finally:
+        kill_marked(MARK, mark)
+        folder.close()
+        _remove_leftovers(root)
+
+
+def _run_engine(request: EngineRequest, home: _Home, plan: Plan, settings: EngineSettings, progress: Progress) -> str:
     """Run the engine process to its end or to a stall; return what went wrong, "" if nothing did."""
     job = request.job
     log_path = _log_path(job.root)
     with open(log_path, "ab") as log:
-        process, connection = spawn("pipeline.engines.serve", log=log, session=True)
+        env = {MARK: home.mark, "TMPDIR": home.folder}
+        process, connection = spawn("pipeline.engines.serve", log=log, session=True, env=env)
     try:
         connection.send(request)
         watch = _Watch(job.root, settings.stall_seconds)
@@ -109,6 +156,7 @@ def _run_engine(request: EngineRequest, plan: Plan, settings: EngineSettings, pr
         return f"engine ended at its start; see {log_path}"
     finally:
         _kill_group(process)
+        kill_marked(MARK, home.mark)
         connection.close()
 
 
@@ -118,7 +166,7 @@ class _Watch:
     def __init__(self, root: str, stall_seconds: float) -> None:
         self._root, self._stall = root, stall_seconds
         self._last_look, self._last_change = 0.0, time.monotonic()
-        self._beats: dict[str, int] = {}
+        self._beats: dict[str, str] = {}
         self._interval = 5.0 if is_remote(root) else 0.5
         self.committed: set[int] = set()
 
@@ -139,12 +187,9 @@ class _Watch:
         return time.monotonic() - self._last_change > self._stall
 
     def _heartbeats_changed(self) -> bool:
-        if is_remote(self._root):
-            return False
-        folder = Path(self._root) / "work" / "alive"
-        beats = {entry.name: entry.stat().st_mtime_ns for entry in folder.iterdir()} if folder.is_dir() else {}
-        changed = beats != self._beats
-        self._beats = beats
+        found = beats(self._root)
+        changed = found != self._beats
+        self._beats = found
         return changed
 
 
@@ -177,17 +222,22 @@ def _log_path(root: str) -> str:
 
 
 def _remove_leftovers(root: str) -> None:
-    """Remove what interrupted attempts left; safe because the folder is locked and orphans only fail on it."""
+    """Remove what interrupted attempts left; safe because the folder is locked and orphans only fail on it.
+
+    A store shows no half object, and no lock tells us who else works there: signs of life are all that is removed.
+    """
+    for name in list_names(join(root, "work", "alive")):
+        remove(join(root, "work", "alive", name))
     if not is_remote(root):
         shutil.rmtree(Path(root) / "work" / "tmp", ignore_errors=True)
-        shutil.rmtree(Path(root) / "work" / "alive", ignore_errors=True)
-        for path in (Path(root) / "shards").glob("*.tmp-*"):
-            path.unlink(missing_ok=True)
+        for folder in (Path(root) / "shards", *(Path(root) / "work").glob("*/")):
+            for path in folder.glob("*.tmp-*"):
+                path.unlink(missing_ok=True)
 
 
 def _forget_failures(root: str) -> None:
-    if not is_remote(root):
-        shutil.rmtree(Path(root) / "work" / "failed", ignore_errors=True)
+    for name in list_names(join(root, "work", "failed")):
+        remove(join(root, "work", "failed", name))
 
 
 @contextmanager

@@ -7,8 +7,12 @@ from typing import Any
 from schemas.rejects import Reason, Reject
 from stages.base import Stage
 
-SYSTEM_ERRORS = (ImportError, SyntaxError, NameError)
-"""The installation is broken: abort the split, reject nobody. (AttributeError is left out: odd data can raise it.)"""
+SYSTEM_ERRORS = (ImportError, SyntaxError, NameError, MemoryError)
+"""The installation is broken: abort the split, reject nobody. (AttributeError is left out: odd data can raise it.)
+
+MemoryError: whether a hoarding record meets it, or the watchdog, or the kernel, is a matter of the machine. The child
+ends with its journal as it is, so that all three end in the same reject.
+"""
 SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 
 Notice = Callable[[Sequence[str]], None]

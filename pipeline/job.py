@@ -47,7 +47,10 @@ class Limits:
     Attributes:
         record_seconds: a batch may stand still this long for every record in it before its worker is killed.
         setup_seconds: loading the models may take this long, and so may a sink or a commit.
-        max_rss_bytes: a worker that outgrows this is killed.
+        split_seconds: one attempt at a split may take this long.
+        max_rss_bytes: a worker that outgrows this, with all that it started, is killed.
+        max_processes: a worker that starts more than this is killed.
+        max_printed_bytes: a worker that prints more than this over one record is killed.
         strikes: a record that killed its worker this often is rejected as `crashed`.
         batch_records: most records in a batch.
         batch_seconds: most audio in a batch, unless one record is longer.
@@ -57,7 +60,10 @@ class Limits:
 
     record_seconds: float = 120.0
     setup_seconds: float = 600.0
+    split_seconds: float = 6 * 3600.0
     max_rss_bytes: int = 6 * 2**30
+    max_processes: int = 64
+    max_printed_bytes: int = 2**28
     strikes: int = 3
     batch_records: int = 8
     batch_seconds: float = 120.0

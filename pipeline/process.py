@@ -1,17 +1,25 @@
-"""Start our own Python processes: with an inherited pipe, our import path, and a promise to die with us."""
+"""Our own processes: started with a pipe and our import path, marked, measured, ended with all they left.
+
+Every process that we start carries a mark in its environment, which whatever it starts inherits. So nothing escapes:
+neither by a session of its own nor by losing its parent.
+"""
 
 import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PAGE = os.sysconf("SC_PAGE_SIZE")
+MAX_SWEEPS = 50
 
 WORKER_ENV = {
     "OMP_NUM_THREADS": "1",
@@ -38,7 +46,7 @@ def import_path() -> str:
 def spawn(
     module: str,
     *arguments: str,
-    log: IO[bytes] | None = None,
+    log: IO[bytes] | int | None = None,
     env: Mapping[str, str] | None = None,
     session: bool = False,
 ) -> tuple[subprocess.Popen[bytes], Connection]:
@@ -76,3 +84,72 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Ask the kernel that descendants which lose their parent become our children, so that they are counted."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and its descendants, as far as they can be seen."""
+    found, todo = [], [pid]
+    while todo:
+        one = todo.pop()
+        found.append(one)
+        todo += _children(one)
+    return found
+
+
+def _children(pid: int) -> Iterator[int]:
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                text = file.read()
+        except OSError:
+            continue
+        yield from map(int, text.split())
+
+
+def rss_bytes(pid: int) -> int:
+    """Return the resident memory of a process, 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def marked(variable: str, prefix: str) -> list[int]:
+    """Return the processes, this one left out, that were started with a variable whose value begins so."""
+    wanted = f"{variable}={prefix}".encode()
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _carries(pid, wanted)]
+
+
+def _carries(pid: int, wanted: bytes) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return any(entry.startswith(wanted) for entry in file.read().split(b"\0"))
+    except OSError:
+        return False
+
+
+def kill_marked(variable: str, prefix: str) -> None:
+    """End all processes that carry a mark, and those that they start meanwhile."""
+    for sweep in range(MAX_SWEEPS):
+        found = marked(variable, prefix)
+        if not found:
+            return
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        if sweep:
+            time.sleep(0.01 * sweep)

@@ -2,7 +2,9 @@
 
 A file appears under its final name whole or not at all. Locally: unique temporary name, fsync, rename. On an object
 store: one upload of a finished local file, never a stream to the final key, because the common clients publish a
-truncated object when the body raises.
+truncated object when the body raises; then a look at what lies there.
+
+Calls of a store are tried again while its errors may pass (`pipeline/stores.py`); what is left is an OSError.
 """
 
 import json
@@ -13,6 +15,7 @@ from typing import Any
 
 import fsspec
 
+from pipeline.stores import Store
 from schemas.canonical import canonical_json
 
 
@@ -35,8 +38,7 @@ def publish_file(local: Path, final: str) -> None:
     A local source must lie on the same file system as its destination.
     """
     if is_remote(final):
-        filesystem, key = fsspec.core.url_to_fs(final)
-        filesystem.put_file(str(local), key)
+        Store(final).upload(local)
         return
     with open(local, "rb") as file:
         os.fsync(file.fileno())
@@ -47,8 +49,7 @@ def publish_file(local: Path, final: str) -> None:
 def publish_bytes(data: bytes, final: str) -> None:
     """Publish a small file from memory."""
     if is_remote(final):
-        filesystem, key = fsspec.core.url_to_fs(final)
-        filesystem.pipe_file(key, data)
+        Store(final).put(data)
         return
     make_dirs(os.path.dirname(final))
     temporary = f"{final}.tmp-{uuid.uuid4().hex}"
@@ -65,11 +66,31 @@ def publish_bytes(data: bytes, final: str) -> None:
 
 
 def publish_json(value: Any, final: str) -> None:
-    publish_bytes((canonical_json(value) + "\n").encode(), final)
+    publish_bytes(_json_bytes(value), final)
+
+
+def publish_json_once(value: Any, final: str) -> bool:
+    """Publish a JSON file unless there is one; return whether the one that is there says this.
+
+    Atomic on a store that knows conditional writes. Elsewhere, and locally, two writers at the very same moment may
+    both succeed, one over the other.
+    """
+    if is_remote(final):
+        return Store(final).put_once(_json_bytes(value))
+    there = read_json(final)
+    if there is None:
+        publish_json(value, final)
+    return bool(there is None or there == value)
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (canonical_json(value) + "\n").encode()
 
 
 def read_bytes(path: str) -> bytes | None:
     """Return a file's content, or None where there is no such file."""
+    if is_remote(path):
+        return Store(path).get()
     try:
         with fsspec.open(path, "rb") as file:
             data: bytes = file.read()
@@ -91,16 +112,18 @@ def read_json(path: str) -> Any:
 
 def remove(path: str) -> None:
     """Remove a file that may not be there."""
-    filesystem, key = fsspec.core.url_to_fs(path)
-    if filesystem.exists(key):
-        filesystem.rm_file(key)
+    if is_remote(path):
+        Store(path).remove()
+    else:
+        Path(path.removeprefix("file://")).unlink(missing_ok=True)
 
 
 def file_size(path: str) -> int | None:
     """Return a file's size in bytes, or None where there is no such file."""
-    filesystem, key = fsspec.core.url_to_fs(path)
+    if is_remote(path):
+        return Store(path).size()
     try:
-        return int(filesystem.size(key))
+        return os.stat(path.removeprefix("file://")).st_size
     except FileNotFoundError:
         return None
 
@@ -108,16 +131,21 @@ def file_size(path: str) -> int | None:
 def list_names(folder: str) -> dict[str, int]:
     """Return the names and sizes of the files in a folder; empty where it does not exist."""
     if is_remote(folder):
-        filesystem, key = fsspec.core.url_to_fs(folder)
-        filesystem.invalidate_cache(key)
-        try:
-            found = filesystem.ls(key, detail=True)
-        except FileNotFoundError:
-            return {}
-        return {item["name"].rsplit("/", 1)[-1]: item["size"] for item in found if item["type"] == "file"}
+        return {name: item["size"] for name, item in Store(folder).children().items()}
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except FileNotFoundError:
+        return {}
+
+
+def list_states(folder: str) -> dict[str, str]:
+    """Return the names of the files in a folder, each with something that changes when it is written again."""
+    if is_remote(folder):
+        return {name: repr(item) for name, item in Store(folder).children().items()}
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: str(entry.stat().st_mtime_ns) for entry in entries if entry.is_file()}
     except FileNotFoundError:
         return {}
 

@@ -1,5 +1,6 @@
 """A test-only stage that does to its worker what bad data can do, and a tiny chain around it."""
 
+import ctypes
 import os
 import signal
 import time
@@ -26,9 +27,16 @@ class PoisonConfig:
     raises: tuple[str, ...] = ()
     hoard: tuple[str, ...] = ()
     """Keys that allocate without end."""
+    segfault: tuple[str, ...] = ()
+    prints: tuple[str, ...] = ()
+    """Keys that print without end."""
+    forks: tuple[str, ...] = ()
+    """Keys that fork processes in sessions of their own, which survive them."""
     disk_full: tuple[str, ...] = ()
     seconds: float = 0.0
     """Time spent on every record."""
+    diary: str = ""
+    """Receives a line for every record worked on."""
 
     def setup(self) -> "Poison":
         return Poison(self)
@@ -46,8 +54,17 @@ class Poison:
     def _suffer(self, key: str) -> None:
         config = self._config
         time.sleep(config.seconds)
+        if config.diary:
+            note(config.diary, key)
         if key in config.abort:
             os.abort()
+        if key in config.segfault:
+            ctypes.string_at(0)
+        if key in config.prints:
+            while True:
+                os.write(1, b"poison " * 10_000)
+        if key in config.forks:
+            fork_survivors(200)
         if key in config.hang:
             time.sleep(3600)
         if key in config.raises:
@@ -59,6 +76,25 @@ class Poison:
             while True:
                 held.append(bytearray(b"x") * 10_000_000)
                 time.sleep(0.001)
+
+
+def note(diary: str, key: str) -> None:
+    descriptor = os.open(diary, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, f"{key}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def fork_survivors(count: int) -> None:
+    """Fork processes that leave our session and our family, and sleep; then work on as if nothing had happened."""
+    for _ in range(count):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(3600)
+            os._exit(0)
+    time.sleep(3600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +162,12 @@ def job_for(
     batch: int = 4,
     record_seconds: float = 1.0,
     max_rss_bytes: int = 2**32,
+    count: int = 24,
+    strikes: int = 2,
 ) -> tuple[Job, Plan]:
-    """Plan 24 utterances into 6 splits and return a job of the poison stage and the line sink over them."""
-    plan = write_plan(str(root / "plan"), "/nowhere", utterances(24), 40 / 3600)
-    limits = Limits(record_seconds=record_seconds, strikes=2, batch_records=batch, max_rss_bytes=max_rss_bytes)
+    """Plan utterances into splits of four and return a job of the poison stage and the line sink over them."""
+    plan = write_plan(str(root / "plan"), "/nowhere", utterances(count), 40 / 3600)
+    limits = Limits(record_seconds=record_seconds, strikes=strikes, batch_records=batch, max_rss_bytes=max_rss_bytes)
     job = Job(
         root=str(root),
         rows_path=plan.rows_path,

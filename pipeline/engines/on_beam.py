@@ -4,8 +4,6 @@ The default names FnApiRunner, because plain DirectRunner first tries to downloa
 hangs for ever when a worker dies: the driver's watchdog deals with that.
 """
 
-from collections.abc import Iterator
-
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -15,7 +13,10 @@ from pipeline.job import Job
 
 
 class RunSplit(beam.DoFn):
-    """One executor per DoFn instance, hence per worker thread."""
+    """One executor per DoFn instance, hence per worker thread.
+
+    A split is run when the next one of its bundle is there, or the bundle ends: so the next one is known.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -23,8 +24,17 @@ class RunSplit(beam.DoFn):
     def setup(self) -> None:
         self._worker = SplitWorker(self._job)
 
-    def process(self, split: int) -> Iterator[int]:
-        yield self._worker.run(split)
+    def start_bundle(self) -> None:
+        self._held: int | None = None
+
+    def process(self, split: int) -> None:
+        if self._held is not None:
+            self._worker.run(self._held, split)
+        self._held = split
+
+    def finish_bundle(self) -> None:
+        if self._held is not None:
+            self._worker.run(self._held)
 
     def teardown(self) -> None:
         self._worker.close()

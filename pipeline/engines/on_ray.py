@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engines import EngineRequest
-from pipeline.engines.worker import SplitWorker, failure_path
+from pipeline.engines.turns import Turns
+from pipeline.engines.worker import SplitWorker, note_failure
 from pipeline.process import WORKER_ENV, import_path
-from pipeline.storage import publish_json
 
 MAX_ATTEMPTS = 3
 PACKAGES = ("schemas", "stages", "pipeline", "jobs")
@@ -29,7 +29,7 @@ def run(request: EngineRequest) -> None:
     os.environ.update(RAY_ENV)
     import ray
 
-    scratch = tempfile.mkdtemp(prefix="il-ray-")  # short: a socket path may have 107 characters
+    scratch = tempfile.mkdtemp(prefix="r-")  # short: a socket path may have 107 characters
     try:
         ray.init(**init_arguments(options, request.workers, scratch))
         _schedule(ray, request, options)
@@ -66,14 +66,13 @@ def init_arguments(options: argparse.Namespace, workers: int, scratch: str) -> d
 def _schedule(ray: Any, request: EngineRequest, options: argparse.Namespace) -> None:
     placed = ray.remote(num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=-1, max_task_retries=2)
     actor_class = placed(SplitWorker)
-    actors = [actor_class.remote(request.job) for _ in range(min(request.workers, len(request.splits)))]
-    todo, attempts, running = list(reversed(request.splits)), Counter[int](), dict[Any, tuple[Any, int]]()
-    idle = list(actors)
-    while todo or running:
-        while idle and todo:
-            actor, split = idle.pop(), todo.pop()
-            attempts[split] += 1
-            running[actor.run.remote(split)] = (actor, split)
+    idle = [actor_class.remote(request.job) for _ in range(min(request.workers, len(request.splits)))]
+    turns, attempts, running = Turns(request.splits), Counter[int](), dict[Any, tuple[Any, int]]()
+    while turns or running:
+        while idle and (turn := turns.take(idle[-1])):
+            actor = idle.pop()
+            attempts[turn[0]] += 1
+            running[actor.run.remote(*turn)] = (actor, turn[0])
         for reference in ray.wait(list(running), num_returns=1)[0]:
             actor, split = running.pop(reference)
             idle.append(actor)
@@ -81,7 +80,7 @@ def _schedule(ray: Any, request: EngineRequest, options: argparse.Namespace) -> 
                 ray.get(reference)
             except ray.exceptions.RayError as error:
                 if attempts[split] < MAX_ATTEMPTS:
-                    todo.insert(0, split)
+                    turns.put_back(split)
                     continue
                 message = f"split {split}: Ray gave up after {MAX_ATTEMPTS} attempts: {type(error).__name__}"
-                publish_json({"error": message, "split": split}, failure_path(request.job.root, split))
+                note_failure(request.job.root, split, message)

@@ -1,5 +1,7 @@
 """What every engine's worker does with a split: run it in the executor's child, note a failure beside the split."""
 
+import sys
+
 from pipeline.commit import CommitConflict
 from pipeline.executor import SplitExecutor, SplitFailed
 from pipeline.job import Job
@@ -13,19 +15,28 @@ class SplitWorker:
         self._job = job
         self._executor = SplitExecutor(job)
 
-    def run(self, split: int) -> int:
+    def run(self, split: int, coming: int | None = None) -> int:
         """Run a split; a failure is written to `work/failed/`, where the driver finds it, and is not raised.
+
+        `coming` is the split that will probably be asked for next.
 
         Engines retry what raises, each in its own way; retries are the driver's business.
         """
         try:
-            self._executor.run(split)
-        except (SplitFailed, CommitConflict) as error:
-            publish_json({"error": str(error), "split": split}, failure_path(self._job.root, split))
+            self._executor.run(split, coming)
+        except (SplitFailed, CommitConflict, OSError) as error:
+            note_failure(self._job.root, split, str(error))
         return split
 
     def close(self) -> None:
         self._executor.close()
+
+
+def note_failure(root: str, split: int, error: str) -> None:
+    try:
+        publish_json({"error": error, "split": split}, failure_path(root, split))
+    except OSError as problem:  # the disk is full, say: then the log, which may be elsewhere, is all there is
+        print(f"{error}; it could not be noted: {problem}", file=sys.stderr, flush=True)
 
 
 def failure_path(root: str, split: int) -> str:

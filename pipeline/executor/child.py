@@ -1,40 +1,51 @@
 """The child process: loads the models once, then runs splits until it is told to stop.
 
-Its standard output goes to a log file, so that a chatty library cannot disturb anything. It dies with its parent.
+Three threads hand splits on: one decodes, the main thread runs the models, one writes and commits. So while a split is
+written, the rows of the next one are decoded and computed, and a model never waits at the border of two splits. What is
+ahead is bounded: `AHEAD` batches before the models and `AHEAD` behind them. With suspects about, all work on a split is
+done by the main thread, one thing at a time.
+
+It dies with its parent.
 """
 
 import faulthandler
 import os
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from queue import Queue
 
 from pipeline.commit import commit, scratch_folder
+from pipeline.executor.attempt import Attempt, Stages
 from pipeline.executor.journal import Journal
 from pipeline.executor.messages import Done, Failed, Ready, RunSplit
-from pipeline.guard import run_stage
 from pipeline.job import Job, Origin, Outcome, Sink
-from pipeline.plan import Row, load_rows
-from pipeline.process import die_with_parent
+from pipeline.process import adopt_orphans, die_with_parent
 from schemas.clock import SAMPLE_RATE
-from schemas.records import Clip
-from schemas.rejects import Reason, Reject
-from stages.base import Stage
 from stages.compute import COMPILE_VARIABLE, DEVICE_VARIABLE
+
+AHEAD = 2
+"""Batches that wait between two threads."""
+
+STARVED = 71
+"""Exit status of a child that met a MemoryError."""
+
+Passed = tuple[Attempt, list[Outcome] | None]
+"""A batch of a split; None behind its last one."""
 
 
 def main(pipe: int, parent: int, journal_path: str) -> None:
     """Serve split requests that arrive on an inherited pipe."""
     die_with_parent(parent)
+    adopt_orphans()
     faulthandler.enable()
     connection = Connection(pipe)
     job: Job = connection.recv()  # from our own parent over a private pipe
-    journal = Journal(Path(journal_path))
     started = time.monotonic()
     os.environ[DEVICE_VARIABLE] = job.limits.device
     os.environ[COMPILE_VARIABLE] = str(int(job.limits.compile_models))
@@ -46,130 +57,131 @@ def main(pipe: int, parent: int, journal_path: str) -> None:
         connection.send(Failed(error=f"a stage cannot be set up: {type(error).__name__}: {error}"))
         return
     connection.send(Ready(seconds=time.monotonic() - started))
-    while True:
-        try:
-            request = connection.recv()
-        except EOFError:
-            return
-        connection.send(SplitRun(job, stages, source, sink, journal, request).run())
+    Flow(job, stages, source, sink, Journal(Path(journal_path)), connection).run()
 
 
-def ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield what an iterator yields, one item ahead in a thread: decoding goes on while the models are busy."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
-
-
-class SplitRun:
-    """One attempt at one split."""
+class Flow:
+    """Splits follow each other through three threads in the order in which they are asked for."""
 
     def __init__(
-        self,
-        job: Job,
-        stages: list[tuple[str, Stage[Any, Any]]],
-        source: Origin | None,
-        sink: Sink,
-        journal: Journal,
-        request: RunSplit,
+        self, job: Job, stages: Stages, source: Origin | None, sink: Sink, journal: Journal, connection: Connection
     ) -> None:
         self._job, self._stages, self._source, self._sink = job, stages, source, sink
-        self._journal, self._request = journal, request
-        self._seconds = {"read": 0.0, **{name: 0.0 for name, _ in stages}, "commit": 0.0}
-        self._inputs = self._audio_samples = 0
+        self._journal, self._connection = journal, connection
+        self._asked: Queue[Attempt] = Queue()
+        self._decoded: Queue[Passed] = Queue(AHEAD)
+        self._finished: Queue[Passed] = Queue(AHEAD)
+        self._last_end = time.time()
 
-    def run(self) -> Done | Failed:
-        job, split, started = self._job, self._request.split, time.monotonic()
-        folder = scratch_folder(job.root, split)
+    def run(self) -> None:
+        """Run the models, in this thread, for ever."""
+        for loop in (self._receive, self._decode, self._write):
+            threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True).start()
+        while True:
+            attempt, batch = self._decoded.get()
+            if attempt.serial:  # the writer has ended what was before it: see `_decode`
+                self._connection.send(self._written(attempt, attempt.one_by_one()))
+                attempt.over.set()
+                continue
+            outcomes = None
+            if batch is not None and not attempt.stopped:
+                try:
+                    outcomes = attempt.through(batch)
+                except Exception as error:  # whatever a record could cause was caught by the guard
+                    self._note(attempt, error, "main")
+            if batch is None or outcomes is not None:
+                self._finished.put((attempt, outcomes))
+
+    def _receive(self) -> None:
+        announced: Attempt | None = None
+        while True:
+            try:
+                request: RunSplit = self._connection.recv()
+            except EOFError:
+                os._exit(0)  # the parent wants no more
+            if announced is not None and announced.request == replace(request, announced=True):
+                announced.decided.set()
+                announced = None
+                continue
+            if announced is not None:
+                announced.taken_back = True
+                announced.decided.set()
+            attempt = Attempt(self._job, self._stages, self._source, self._journal, request)
+            announced = attempt if request.announced else None
+            if not request.announced:
+                attempt.decided.set()
+            self._asked.put(attempt)
+
+    def _decode(self) -> None:
+        before: Attempt | None = None
+        while True:
+            attempt = self._asked.get()
+            if attempt.serial:
+                if before is not None:
+                    before.over.wait()
+                self._decoded.put((attempt, None))
+                attempt.over.wait()
+                continue
+            try:
+                for batch in attempt.batches():
+                    if attempt.stopped:
+                        break
+                    self._decoded.put((attempt, batch))
+            except Exception as error:
+                self._note(attempt, error, "ahead")
+            self._decoded.put((attempt, None))
+            before = attempt
+
+    def _write(self) -> None:
+        while True:
+            attempt, first = self._finished.get()
+            attempt.decided.wait()
+            arriving = self._arriving(attempt, first)
+            answer = None if attempt.taken_back else self._written(attempt, arriving)
+            attempt.answered = True
+            for _ in arriving:  # what the sink did not take
+                pass
+            if answer is not None:
+                self._connection.send(answer)
+            attempt.over.set()
+
+    def _arriving(self, attempt: Attempt, first: list[Outcome] | None) -> Iterator[Outcome]:
+        batch = first
+        while batch is not None:
+            yield from batch
+            batch = self._finished.get()[1]
+        if attempt.problem is not None and not attempt.answered:
+            raise attempt.problem
+
+    def _note(self, attempt: Attempt, problem: Exception, *hands: str) -> None:
+        """Drop the rest of an attempt; but a process without memory ends here, its keys in its hands."""
+        if isinstance(problem, MemoryError):
+            os._exit(STARVED)
+        for hand in hands:
+            self._journal.enter(attempt.request.split, [], hand)
+        attempt.problem = problem
+
+    def _written(self, attempt: Attempt, outcomes: Iterator[Outcome]) -> Done | Failed:
+        """Feed the sink and commit."""
+        job, split, before, folder = self._job, attempt.request.split, time.thread_time(), None
         try:
-            rows = load_rows(job.rows_path, split, job.base) if self._source is None else []
-            self._inputs = len(rows)
-            before = time.process_time()
-            outcomes = self._outcomes(rows) if self._source is None else self._given(self._source)
+            folder = scratch_folder(job.root, split)
             facts = self._sink.write(split, outcomes, folder)
-            self._check(facts)
+            attempt.check(facts)
             record = commit(job.root, split, job.fingerprint, folder, facts)
-        except Exception as error:  # whatever a stage's record could cause was caught by the guard
-            self._journal.enter([])
-            shutil.rmtree(folder, ignore_errors=True)
+        except Exception as error:  # whatever a record could cause was caught by the guard
+            self._note(attempt, error, *(("ahead", "main") if attempt.serial else ()))
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             return Failed(error=f"split {split}: {type(error).__name__}: {error}")
-        spent = time.process_time() - before
-        self._seconds["commit"] += spent - sum(self._seconds.values())
+        elsewhere = sum(attempt.seconds.values()) if attempt.serial else 0.0
+        attempt.seconds["commit"] += time.thread_time() - before - elsewhere
+        begun, self._last_end = max(attempt.started, self._last_end), time.time()
         return Done(
             record=record,
-            seconds=self._seconds,
-            started=time.time() - (time.monotonic() - started),
-            wall=time.monotonic() - started,
-            audio_seconds=self._audio_samples / 16_000,
+            seconds=attempt.seconds,
+            started=begun,
+            wall=self._last_end - begun,
+            audio_seconds=attempt.audio_samples / SAMPLE_RATE,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
-
-    def _check(self, facts: dict[str, Any]) -> None:
-        if facts["inputs"] != self._inputs or facts["records"] + facts["rejects"] != self._inputs:
-            raise RuntimeError(f"{self._inputs} inputs, but {facts['records']} records and {facts['rejects']} rejects")
-
-    def _given(self, source: Origin) -> Iterator[Outcome]:
-        for outcome in source.outcomes(self._request.split):
-            self._journal.enter([])  # a sign of life
-            self._inputs += 1
-            yield outcome
-
-    def _outcomes(self, rows: list[Row]) -> Iterator[Outcome]:
-        # With suspects about, nothing is read ahead: whoever is in hand at a death must be alone.
-        batches = self._batches(rows) if self._request.alone else ahead(self._batches(rows))
-        for batch in batches:
-            yield from self._through(batch)
-
-    def _batches(self, rows: list[Row]) -> Iterator[list[Outcome]]:
-        """Pass rows through the first stage (decoding) one by one, and cut them into batches by number and by audio.
-
-        A suspect is a batch of its own. A batch depends on the rows alone, never on timing.
-        """
-        limits = self._job.limits
-        batch: list[Outcome] = []
-        samples = 0
-        for row in rows:
-            alone = row.key in self._request.alone
-            if batch and alone:
-                yield batch
-                batch, samples = [], 0
-            item = self._first(row)
-            size = len(item.pcm) if isinstance(item, Clip) else 0
-            if batch and samples + size > limits.batch_seconds * SAMPLE_RATE:
-                yield batch
-                batch, samples = [], 0
-            batch.append(item)
-            samples += size
-            if alone or len(batch) == limits.batch_records:
-                yield batch
-                batch, samples = [], 0
-        yield batch
-
-    def _first(self, row: Row) -> Outcome:
-        items: list[Outcome] = [self._rejected_unseen(row)]
-        if self._stages:
-            items = self._timed(*self._stages[0], items, "ahead")
-        self._journal.enter([], "ahead")
-        self._audio_samples += sum(len(item.pcm) for item in items if isinstance(item, Clip))
-        return items[0]
-
-    def _through(self, items: list[Outcome]) -> list[Outcome]:
-        for name, stage in self._stages[1:]:
-            items = self._timed(name, stage, items, "main")
-        self._journal.enter([])  # what follows, the sink and the commit, is no record's doing
-        return items
-
-    def _timed(self, name: str, stage: Stage[Any, Any], items: list[Outcome], hand: str) -> list[Outcome]:
-        before = time.thread_time()
-        done = run_stage(stage, name, items, lambda keys: self._journal.enter(list(keys), hand))
-        self._seconds[name] += time.thread_time() - before
-        return done
-
-    def _rejected_unseen(self, row: Row) -> Row:
-        strikes = self._request.crashed.get(row.key)
-        if strikes is None or isinstance(row, Reject):
-            return row
-        detail = f"killed, hung or starved its worker {strikes} times"
-        return Reject.of(row, "executor", Reason.CRASHED, detail)

@@ -11,11 +11,19 @@ class RunSplit:
     Attributes:
         alone: keys to be worked on one at a time, because an earlier attempt died with them in its hands.
         crashed: keys to be rejected unseen, with the number of times each killed a worker.
+        announced: read and compute ahead, but write nothing before the split is asked for. Any other request takes
+            this one back.
     """
 
     split: int
     alone: frozenset[str] = frozenset()
     crashed: dict[str, int] = field(default_factory=dict)
+    announced: bool = False
+
+    @property
+    def careful(self) -> bool:
+        """Whether one thing is done at a time, so that whoever is in hand at a death is alone."""
+        return bool(self.alone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +41,7 @@ class Done:
         record: its commit record.
         seconds: CPU seconds by stage in order, `read` and `commit` included.
         started: when the split was begun, in seconds since the epoch.
-        wall: wall seconds of the whole split.
+        wall: wall seconds from there, or from the end of the split before it, whichever was later.
         audio_seconds: audio decoded.
         peak_rss_bytes: of the child so far.
     """

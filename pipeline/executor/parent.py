@@ -1,25 +1,27 @@
 """The worker's side: owns the child, watches it, restarts it, and finds out which record is to blame."""
 
-import json
-import os
 import subprocess
-import tempfile
 import time
+import uuid
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from pipeline.commit import valid_commit
 from pipeline.executor.journal import InFlight, read_journal
 from pipeline.executor.messages import Done, Failed, Ready, RunSplit
+from pipeline.executor.output import Output
+from pipeline.executor.signs import Heart
 from pipeline.executor.strikes import Strikes
+from pipeline.folders import OwnedFolder
 from pipeline.job import Job
-from pipeline.process import spawn
+from pipeline.process import family, kill_marked, rss_bytes, spawn
 from pipeline.storage import join, publish_json
 
 POLL_SECONDS = 0.05
+FAMILY_SECONDS = 0.25
 MAX_UNEXPLAINED_DEATHS = 3
-LOG_BYTES = 16 * 2**20
+MARK = "INTERLOOM_CHILD"
 
 
 class SplitFailed(RuntimeError):
@@ -27,7 +29,7 @@ class SplitFailed(RuntimeError):
 
 
 class ChildDied(Exception):
-    """The child ended, stood still or outgrew its memory."""
+    """The child ended, stood still or outgrew its limits."""
 
 
 class SplitExecutor:
@@ -37,12 +39,20 @@ class SplitExecutor:
         self._job = job
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._scratch = tempfile.TemporaryDirectory(prefix="interloom-worker-")
-        self._journal = Path(self._scratch.name) / "journal"
-        self._log = Path(self._scratch.name) / "log"
+        self._output = Output(job.limits.max_printed_bytes)
+        self._output.handed_over()
+        self._mark = uuid.uuid4().hex
+        self._folder = OwnedFolder()
+        self._journal = self._folder.path / "journal"
+        self._heart = Heart(job.root)
+        self._careful = False
 
-    def run(self, split: int) -> dict[str, Any]:
+    def run(self, split: int, coming: int | None = None) -> dict[str, Any]:
         """Run a split unless it is committed; return its commit record.
+
+        Args:
+            split: its number.
+            coming: the split that will probably be asked for next: its rows may be worked on ahead.
 
         Raises:
             SplitFailed: if it cannot be done on this machine as it is.
@@ -50,19 +60,20 @@ class SplitExecutor:
         done = valid_commit(self._job.root, self._job.fingerprint, split)
         if done is not None:
             return done
-        strikes = Strikes.load(self._job.root, split, self._job.limits.strikes)
+        strikes = self._strikes(split)
         for _ in range(MAX_UNEXPLAINED_DEATHS):
             unexplained = False
             while not unexplained:
                 try:
-                    outcome = self._attempt(split, strikes)
+                    outcome = self._attempt(split, strikes, coming)
                 except ChildDied as death:
-                    in_flight = read_journal(self._journal)
-                    self._stop()
-                    unexplained = not in_flight.keys
-                    strikes.charge(in_flight.keys)
+                    unexplained = not self._charge(split, strikes)
                     last_death = str(death)
                     continue
+                except BaseException as error:
+                    if not isinstance(error, SplitFailed):  # the child may still be at work on it
+                        self._stop()
+                    raise
                 self._report(split, outcome)
                 strikes.forget()
                 return outcome.record
@@ -72,30 +83,52 @@ class SplitExecutor:
 
     def close(self) -> None:
         self._stop()
-        self._scratch.cleanup()
+        self._heart.stop()
+        self._folder.close()
 
-    def _attempt(self, split: int, strikes: Strikes) -> Done:
+    def _strikes(self, split: int) -> Strikes:
+        return Strikes.load(self._job.root, split, self._job.limits.strikes)
+
+    def _charge(self, split: int, strikes: Strikes) -> bool:
+        """Stop the child; note whom it had in its hands; return whether there was anybody."""
+        held = read_journal(self._journal)
+        careful = self._careful
+        self._stop()
+        for other, keys in held.keys.items():
+            mine = other == split
+            charged = strikes if mine else self._strikes(other)
+            charged.charge(keys, certain=mine and careful and held.total == 1)
+        return held.total > 0
+
+    def _attempt(self, split: int, strikes: Strikes, coming: int | None) -> Done:
         connection = self._ready()
         request = RunSplit(split=split, alone=frozenset(strikes.suspects), crashed=strikes.crashed)
+        self._careful = request.careful
+        self._output.forget()
         try:
             connection.send(request)
+            if coming is not None and not request.careful and not self._strikes(coming).suspects:
+                connection.send(RunSplit(split=coming, announced=True))
         except OSError:
             raise ChildDied("it ended between two splits") from None
         answer = self._await(connection, split)
         if isinstance(answer, Failed):
             raise SplitFailed(answer.error)
-        if not isinstance(answer, Done):
+        if not isinstance(answer, Done) or answer.record["split"] != split:
             raise TypeError(f"unexpected answer {answer!r}")
         return answer
 
     def _ready(self) -> Connection:
-        if self._child is not None and self._child.poll() is None and self._connection is not None:
-            return self._connection
+        """Return the pipe to a child that has loaded its models."""
+        if self._child is not None and self._connection is not None:
+            if self._child.poll() is None:
+                return self._connection
+            raise ChildDied("it ended between two splits")
         self._stop()
-        self._journal.unlink(missing_ok=True)
-        self._log.unlink(missing_ok=True)
-        with open(self._log, "ab") as log:
-            self._child, ours = spawn("pipeline.executor.child", str(self._journal), log=log)
+        self._output = Output(self._job.limits.max_printed_bytes)
+        env = {MARK: self._mark, "TMPDIR": str(self._folder.path)}
+        self._child, ours = spawn("pipeline.executor.child", str(self._journal), log=self._output.theirs, env=env)
+        self._output.handed_over()
         self._connection = ours
         try:
             ours.send(self._job)
@@ -113,40 +146,47 @@ class SplitExecutor:
         """Wait for the child's answer while it makes progress.
 
         Raises:
-            ChildDied: when it ended, stood still or outgrew its memory.
+            ChildDied: when it ended, stood still or outgrew its limits.
+            SplitFailed: when the split takes too long.
         """
-        limits, seen, since = self._job.limits, InFlight(0, ()), time.monotonic()
-        beat = 0.0
+        limits, seen = self._job.limits, InFlight(0, {})
+        begun = since = counted = time.monotonic()
         while not connection.poll(POLL_SECONDS):
             child = self._child
             if child is None or (child.poll() is not None and not connection.poll(0)):
-                raise ChildDied(f"exit status {child.returncode if child else None}; {self._log_tail()}")
+                raise ChildDied(f"exit status {child.returncode if child else None}; {self._output.tail()}")
+            if self._output.too_much:
+                raise ChildDied(f"it printed more than {limits.max_printed_bytes} bytes")
             now = time.monotonic()
             in_flight = read_journal(self._journal)
             if in_flight.sequence != seen.sequence:
                 seen, since = in_flight, now
-                if split is not None and now - beat > 1.0:
-                    beat = now
-                    heartbeat(self._job.root, split)
-            allowed = limits.record_seconds * len(seen.keys) or limits.setup_seconds
+                if self._careful:
+                    self._output.forget()
+                if split is not None:
+                    self._heart.beat()
+            allowed = limits.record_seconds * seen.total or limits.setup_seconds
             if now - since > allowed:
                 raise ChildDied(f"no progress for {allowed:g} s")
-            if rss_bytes(child.pid) > limits.max_rss_bytes:
-                raise ChildDied(f"more than {limits.max_rss_bytes} bytes of memory")
-            if self._log.stat().st_size > LOG_BYTES:
-                os.truncate(self._log, 0)
+            if split is not None and now - begun > limits.split_seconds:
+                self._stop()
+                raise SplitFailed(f"split {split}: not done after {limits.split_seconds:g} s")
+            whole_family = now - counted > FAMILY_SECONDS
+            counted = now if whole_family else counted
+            self._check_size(child.pid, whole_family)
         try:
             answer: object = connection.recv()
         except (EOFError, OSError):
-            raise ChildDied(f"it closed the pipe; {self._log_tail()}") from None
+            raise ChildDied(f"it closed the pipe; {self._output.tail()}") from None
         return answer
 
-    def _log_tail(self) -> str:
-        try:
-            tail = self._log.read_bytes()[-2000:].decode("utf-8", "replace")
-        except OSError:
-            return ""
-        return " | ".join(tail.split("\n")[-12:])
+    def _check_size(self, pid: int, whole_family: bool) -> None:
+        limits = self._job.limits
+        pids = family(pid) if whole_family else [pid]
+        if sum(map(rss_bytes, pids)) > limits.max_rss_bytes:
+            raise ChildDied(f"more than {limits.max_rss_bytes} bytes of memory")
+        if len(pids) > limits.max_processes:
+            raise ChildDied(f"more than {limits.max_processes} processes")
 
     def _report(self, split: int, done: Done) -> None:
         timing = {
@@ -157,35 +197,24 @@ class SplitExecutor:
             "started": done.started,
             "wall": done.wall,
         }
-        publish_json(timing, timing_path(self._job.root, split))
+        with suppress(OSError):  # the split is committed, whatever becomes of its timing
+            publish_json(timing, timing_path(self._job.root, split))
 
     def _stop(self) -> None:
+        """End the child, whatever it started, and what it left behind."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._child is not None:
-            if self._child.poll() is None:
-                self._child.kill()
-            self._child.wait()
-            self._child = None
+        if self._child is None:
+            return
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+        self._child = None
+        kill_marked(MARK, self._mark)
+        self._output.close()
+        self._folder.empty()
 
 
 def timing_path(root: str, split: int) -> str:
     return join(root, "work", "timings", f"{split:06d}.json")
-
-
-def heartbeat(root: str, split: int) -> None:
-    """Show a local driver that the split is alive."""
-    folder = Path(root) / "work" / "alive"
-    if "://" not in root:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{split:06d}").write_text(json.dumps(time.time()))
-
-
-def rss_bytes(pid: int) -> int:
-    """Return the resident memory of a process, 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0

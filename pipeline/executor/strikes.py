@@ -11,8 +11,8 @@ from pipeline.storage import join, publish_json, read_json, remove
 class Strikes:
     """The state of blame for one split.
 
-    A death with several records in hand makes them suspects, to be worked on one at a time; a death with one record in
-    hand is a strike against it; at `limit` strikes it is rejected unseen.
+    A death with several records in hand, or beside other work, makes suspects, to be worked on one at a time; a death
+    with one record in hand and nothing else going on is a strike against it; at `limit` strikes it is rejected unseen.
     """
 
     path: str
@@ -31,15 +31,21 @@ class Strikes:
         """Keys to be rejected, with the limit they reached (not the count: it may differ from run to run)."""
         return {key: self.limit for key, count in self.strikes.items() if count >= self.limit}
 
-    def charge(self, keys: Sequence[str]) -> None:
-        """Note that the child died with these keys in its hands."""
+    def charge(self, keys: Sequence[str], *, certain: bool) -> None:
+        """Note that the child died with these keys in its hands.
+
+        Args:
+            keys: of this split.
+            certain: a single key can be blamed, because nothing else was going on.
+        """
         if not keys:
             return
         self.suspects.update(keys)
-        if len(keys) == 1:
+        if certain and len(keys) == 1:
             self.strikes[keys[0]] = self.strikes.get(keys[0], 0) + 1
         publish_json({"strikes": self.strikes, "suspects": sorted(self.suspects)}, self.path)
 
     def forget(self) -> None:
         """Remove the file once the split is committed."""
-        remove(self.path)
+        if self.suspects:
+            remove(self.path)

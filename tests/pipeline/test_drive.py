@@ -65,11 +65,11 @@ def test_a_full_disk_blames_no_record_and_the_run_says_so(tmp_path: Path) -> Non
 
 def test_strikes_survive_the_worker(tmp_path: Path) -> None:
     strikes = Strikes.load(str(tmp_path), 0, limit=2)
-    strikes.charge(["a", "b"])
-    strikes.charge(["a"])
+    strikes.charge(["a", "b"], certain=True)
+    strikes.charge(["a"], certain=True)
     again = Strikes.load(str(tmp_path), 0, limit=2)
     assert (again.suspects, again.strikes, again.crashed) == ({"a", "b"}, {"a": 1}, {})
-    again.charge(["a"])
+    again.charge(["a"], certain=True)
     assert Strikes.load(str(tmp_path), 0, limit=2).crashed == {"a": 2}
 
 
