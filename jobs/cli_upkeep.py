@@ -111,14 +111,37 @@ def inspect(dataset: str, key: str | None, epoch: int) -> None:
 
 @click.command()
 @click.argument("folder")
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=5.0,
+    default=None,
+    type=click.FloatRange(0.1),
+    metavar="[SECONDS]",
+    help="Look again every so often (5 s) until the dataset is finished.",
+)
+@click.option(
+    "--prometheus", default=None, metavar="FILE", help="Write metrics for node_exporter's textfile collector."
+)
+@click.option("--summary", is_flag=True, help="Print a block of text for a ticket.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+@click.option("--all", "everything", is_flag=True, help="Read every commit record of an object store too.")
 @command
-def status(folder: str) -> None:
-    """Show how far a build is, from its commit records alone.
+def status(
+    folder: str, watch: float | None, prometheus: str | None, summary: bool, as_json: bool, everything: bool
+) -> None:
+    """Show how far a build is: what is done from its commit records, costs and failures from work/.
 
     \b
-    Example:
+    Examples:
       interloom status out
+      interloom status out --watch
+      interloom status out --watch 60 --prometheus /var/lib/node_exporter/interloom.prom
+      interloom status out --summary
     """
-    from jobs.steps import status_step
+    from jobs.status import Wanted, status_step
 
-    status_step(make_console(), rooted(folder))
+    if watch is not None and (summary or as_json):
+        raise click.UsageError("--watch does not go with --summary or --json")
+    wanted = Wanted(watch=watch, prometheus=prometheus, summary=summary, as_json=as_json, everything=everything)
+    status_step(make_console(), rooted(folder), wanted)

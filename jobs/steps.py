@@ -8,14 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.console import print_next, print_summary, progress_bar
-from pipeline.build import RunSettings, make_plan, planned, run_build, run_fit, transcribe_first
-from pipeline.commit import committed_splits
+from pipeline.build import RunSettings, make_plan, run_build, run_fit, transcribe_first
 from pipeline.dataset import BadDataset, Dataset
-from pipeline.fit import load_artifacts
 from pipeline.manifest import ManifestError
 from pipeline.preflight import preflight
 from pipeline.recipes import load_recipe
-from pipeline.storage import is_remote, join, list_names, read_json
+from pipeline.storage import is_remote, join, read_json
 from schemas.clock import SAMPLE_RATE
 from schemas.recipe import Recipe
 from schemas.unit_record import UnitRecord
@@ -154,23 +152,6 @@ def bake_step(
         f"{settings.out}: {info['blocks']:,} blocks of {info['context']} tokens in {len(info['shards']):,} shards; "
         f"{info['tokens']:,} tokens, {share:.1%} of them speech"
     )
-
-
-def status_step(console: Console, folder: str) -> None:
-    """Count commit records; says nothing that is not in them."""
-    plan = planned(folder)
-    names = list_names(join(folder, "shards"))
-    done = committed_splits(names)
-    hours = sum(plan.sizes[split] for split in done if split < len(plan.sizes)) / 3600
-    fitted = "fitted" if load_artifacts(folder) is not None else "not fitted yet"
-    finished = read_json(join(folder, "dataset.json")) is not None
-    console.print(
-        f"{folder}: {fitted}; {len(done)}/{len(plan.sizes)} splits committed, "
-        f"{hours:.3f}/{sum(plan.sizes) / 3600:.3f} h; {'finished' if finished else 'not finished'}"
-    )
-    for name in sorted(list_names(join(folder, "work", "failed"))):
-        failure = read_json(join(folder, "work", "failed", name)) or {}
-        console.print(f"  failed: {failure.get('error')}")
 
 
 def inspect_step(console: Console, root: str, key: str | None, epoch: int) -> None:
