@@ -86,8 +86,10 @@ class _Recordings:
         if row.audio != self._audio:
             # A file that comes again later is another recording: its utterances are not known to follow those before.
             self._name = row.audio if row.audio not in self._names else f"{row.audio}#{row.index}"
+            while self._name in self._names:  # a file may be called so too
+                self._name += "#"
             self._audio = row.audio
-            self._names.add(row.audio)
+            self._names.add(self._name)
         return replace(row, recording=self._name)
 
 

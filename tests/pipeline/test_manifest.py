@@ -104,6 +104,12 @@ def test_unnamed_recordings_are_runs_of_rows_of_one_file(tmp_path: Path) -> None
     assert found == ["a.wav", "a.wav", "b.wav", "a.wav#3", "a.wav#3", "c.wav"]
 
 
+def test_a_file_named_as_a_run_of_rows_is_another_recording(tmp_path: Path) -> None:
+    rows = [{"audio_filepath": name, "text": "x", "id": i} for i, name in enumerate(["a", "a#2", "a", "b", "a#2", "a"])]
+    found = [row.recording for row in read_manifest(write(tmp_path, *rows)) if isinstance(row, Utterance)]
+    assert len(set(found)) == 6
+
+
 def test_csv_and_tsv_give_the_rows_of_jsonl(tmp_path: Path) -> None:
     row = {"audio_filepath": "a.wav", "text": "hello, you", "id": "1", "offset": 1.5, "duration": 2.0, "channel": 1}
     want = list(read_manifest(write(tmp_path, row)))
