@@ -105,6 +105,7 @@ class UnitsSource:
         """Return what decides the documents and their draws, save the seed; no path is part of it."""
         return {
             "fingerprint": self._dataset.info["fingerprint"],
+            "shards": self._dataset.info["shards"]["sha256"],  # which the removal of utterances changes
             "splits": self._dataset.num_splits,
             "sequence": self._sequence.model_dump(mode="json", exclude={"context", "vocabulary"}),
             "vocabulary": self._vocabulary.describe(),
@@ -125,6 +126,8 @@ class UnitsSource:
         try:
             if self._sequence.join_recordings:
                 starts = _starts(stats, self._whole(stats), len(data), int(self.sizes[shard]))
+            elif len(data) != int(self.sizes[shard]):
+                raise damaged(tar.url, f"it holds {len(data)} records, shards.parquet says {int(self.sizes[shard])}")
             else:
                 starts = list(range(len(data) + 1))
         except BaseException:
@@ -214,4 +217,4 @@ def document_starts(recordings: Sequence[str], indices: npt.NDArray[np.int64]) -
     names = np.array(recordings, dtype=object)
     begins = np.ones(len(names) + 1, dtype=np.bool_)
     begins[1:-1] = (names[1:] != names[:-1]) | (indices[1:] != indices[:-1] + 1)
-    return begins.nonzero()[0].tolist() if len(names) else [0]
+    return begins.nonzero()[0].tolist()

@@ -221,6 +221,7 @@ def test_shards_of_an_object_store_come_through_the_cache(tmp_path: Path) -> Non
     for shard in (1, 0):
         far, here = read.open(shard), near.open(shard)
         assert as_lists(far.item(i, 0) for i in range(2)) == as_lists(here.item(i, 0) for i in range(2))
+    assert not cache._coming
     assert len(list((tmp_path / "cache").iterdir())) == 6
     cache.close()
     store.rm("/units-source", recursive=True)

@@ -193,6 +193,32 @@ def test_the_ids_of_words_are_looked_up_once_and_the_table_is_bounded() -> None:
     assert np.frombuffer(words.encode(["cat", "sat"]), np.int64).tolist() == tokenizer.encode("cat sat")
 
 
+def test_a_word_with_whitespace_in_it_is_encoded_as_the_text_that_it_is() -> None:
+    class Lengths(ByteTokenizer):
+        """A word's id is its length."""
+
+        word_by_word = True
+
+        def encode(self, text: str) -> list[int]:
+            return [len(word) for word in text.split()]
+
+        def encode_word(self, word: str) -> list[int]:
+            return [len(word)]
+
+    words = WordIds(Lengths())
+    for _ in range(2):
+        assert np.frombuffer(words.encode(["abc", "a bc", "d"]), np.int64).tolist() == [3, 1, 2, 1]
+        assert np.frombuffer(words.encode(["abc", "d"]), np.int64).tolist() == [3, 1]
+
+
+def test_text_beside_text_is_one_piece() -> None:
+    doc, sequence = document((6,)), SequenceSection()
+    spans = (Span(Modality.TEXT, 0, 2), Span(Modality.TEXT, 2, 3), Span(Modality.SPEECH, 3, 6))
+    found = encode_document(doc, spans, sequence, PIECES)
+    assert_same(found, PIECES.encode(render(doc, spans, sequence)))
+    assert found.ids.tolist().count(PIECES.marker_id(0)) == 1
+
+
 @given(words=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=5))
 def test_words_of_any_characters_encode_as_their_text_does(words: list[str]) -> None:
     for vocabulary in (BYTES, PIECES):
