@@ -39,6 +39,7 @@ ADVICE = {
     Reason.DOUBTFUL_WORDS: "listen to them in the report, or raise qc.max_doubtful_share",
     Reason.UNIT_COUNT: "report it: an extractor misbehaves",
     Reason.UNEXPECTED: "report it with the file",
+    Reason.REMOVED: "taken down; see docs/takedown.md",
     Reason.CRASHED: "report it with the file; the run itself is unharmed",
 }
 

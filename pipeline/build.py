@@ -14,6 +14,7 @@ from pipeline.manifest import locate, manifest_base, read_manifest
 from pipeline.models import pin, resolved
 from pipeline.plan import Plan, Row, read_plan, write_plan
 from pipeline.recipes import parse_recipe, recipe_from, recipe_yaml
+from pipeline.remove import unfinished
 from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json
 from pipeline.transcribe import transcribe
 from schemas.model_sections import ImportedSection
@@ -164,7 +165,13 @@ def build_job(recipe: Recipe, plan: Plan, artifacts: dict[str, Artifact], settin
 def run_build(
     recipe: Recipe, artifacts: dict[str, Artifact], settings: RunSettings, progress: Progress
 ) -> dict[str, Any]:
-    """Build every split, reconcile and write `dataset.json`; return its content."""
+    """Build every split, reconcile and write `dataset.json`; return its content.
+
+    Raises:
+        PlanError: if a removal from the dataset was begun and not ended.
+    """
+    if unfinished(settings.out):
+        raise PlanError(f"{settings.out}: a removal is not finished; run `interloom remove` again")
     plan = planned(settings.out)
     job = build_job(recipe, plan, artifacts, settings)
     records = drive(job, plan, settings.engine, progress)
