@@ -1,6 +1,6 @@
 """Fuzz a target by coverage: `PYTHON -m tests.fuzz.guided alignment -max_total_time=600 CORPUS_FOLDER`.
 
-Needs `atheris` (pip install atheris), which the project does not install. It pays for what is written in Python: manifests,
+Needs `atheris`, which the project does not install. It pays for what is written in Python: manifests,
 alignment files, recipes; libsndfile and FFmpeg are not instrumented. The first byte of an input picks its kind.
 """
 

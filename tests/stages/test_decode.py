@@ -333,6 +333,7 @@ def test_links_are_followed_to_files_only(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(target)
     assert clip(tmp_path / "good").num_samples == 16_000
     assert reason(tmp_path / "zero") is reason(tmp_path / "up") is Reason.UNREADABLE_AUDIO
+    assert all(decode(tmp_path / name).detail.endswith(": not a regular file") for name in ("zero", "up"))  # type: ignore[union-attr]
     assert reason(tmp_path / "loop") is reason(tmp_path / "gone") is Reason.MISSING_AUDIO
     assert decode(tmp_path / ("x" * 300)).reason is Reason.MISSING_AUDIO  # type: ignore[union-attr]
 
@@ -353,7 +354,10 @@ def test_objects_are_read_as_files_are(tmp_path: Path) -> None:
 def test_an_object_too_large_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.filesystem("memory").pipe_file("/zoo/large.wav", bytes(wav(tone(1.0, 16_000))))
     monkeypatch.setattr(audio_sources, "MAX_OBJECT", 1000)
-    assert reason("memory://zoo/large.wav") is Reason.UNREADABLE_AUDIO
+    monkeypatch.setattr(soundfile, "SoundFile", None)
+    found = decode("memory://zoo/large.wav")
+    assert isinstance(found, Reject)
+    assert "larger than" in found.detail
 
 
 def test_a_store_that_is_away_stops_the_split_and_a_server_costs_the_record(monkeypatch: pytest.MonkeyPatch) -> None:

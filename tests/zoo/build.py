@@ -17,7 +17,7 @@ from schemas.records import Artifact
 from tests.zoo.book import ROOT, Case, Zoo
 from tests.zoo.make_zoo import clean_manifest
 
-RECORD_SECONDS = 30.0
+RECORD_SECONDS = 120.0
 """No case may take longer: its record would be rejected as crashed."""
 
 
