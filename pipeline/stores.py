@@ -18,7 +18,8 @@ FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryErr
 PASSING = (
     ("aiohttp", ("ClientError",)),
     ("asyncio", ("TimeoutError",)),
-    ("botocore.exceptions", ("ConnectionError", "HTTPClientError", "ResponseParserError", "IncompleteReadError")),
+    ("botocore.exceptions", ("ConnectionError", "HTTPClientError", "IncompleteReadError")),
+    ("botocore.parsers", ("ResponseParserError",)),
     ("fsspec.exceptions", ("FSTimeoutError",)),
 )
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections import Counter
 from random import Random
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=100, help="SIGKILLs in all; other faults come on top")
     parser.add_argument("--seed", type=int, default=7, help="of the first build; the next one has the next")
     chosen = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     place = Place()
     try:
         return _storms(place, chosen)

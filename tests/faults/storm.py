@@ -38,15 +38,15 @@ class Climate:
     """
 
     options: tuple[str, ...] = ()
-    mean_share: float = 0.3
+    mean_share: float = 0.15
     stall_seconds: float
     targets: tuple[str, ...]
 
 
 CLIMATES = {
-    "local": Climate(stall_seconds=12.0, targets=("driver", "engine", "child", "child")),
-    "beam": Climate(stall_seconds=15.0, targets=("driver", "engine", "worker", "worker", "child", "child")),
-    "ray": Climate(stall_seconds=40.0, targets=("driver", "engine", "worker", "worker", "child", "child", "node")),
+    "local": Climate(stall_seconds=20.0, targets=("driver", "engine", "child", "child")),
+    "beam": Climate(stall_seconds=45.0, targets=("driver", "engine", "worker", "worker", "child", "child")),
+    "ray": Climate(stall_seconds=60.0, targets=("driver", "engine", "worker", "worker", "child", "child", "node")),
 }
 
 
@@ -156,18 +156,21 @@ def blow(engine: str, climate: Climate, place: Place, seed: int, most: int, calm
     diary, begun = place.path / "diary", time.monotonic()
     diary.unlink(missing_ok=True)
     process = start(engine, climate, place, root)
-    while True:
-        left = most - kills(storm.hits)
-        wait = rng.expovariate(1 / (climate.mean_share * calm.seconds)) if left > 0 else None
-        try:
-            code = process.wait(wait)
-        except subprocess.TimeoutExpired:
-            _one_fault(process, climate, place, rng, storm)
-            continue
-        storm.runs.append(code)
-        if code == 0 or code not in ALLOWED_EXITS or len(storm.runs) == MAX_RUNS:
-            break
-        process = start(engine, climate, place, root)
+    try:
+        while True:
+            left = most - kills(storm.hits)
+            wait = rng.expovariate(1 / (climate.mean_share * calm.seconds)) if left > 0 else None
+            try:
+                code = process.wait(wait)
+            except subprocess.TimeoutExpired:
+                _one_fault(process, climate, place, rng, storm)
+                continue
+            storm.runs.append(code)
+            if code == 0 or code not in ALLOWED_EXITS or len(storm.runs) == MAX_RUNS:
+                break
+            process = start(engine, climate, place, root)
+    finally:
+        process.kill()
     storm.seconds = time.monotonic() - begun
     storm.records = _worked_on(place)
     storm.problems += _problems(place, root, storm, calm)

@@ -1,0 +1,237 @@
+"""Storage on a local folder, on a real S3 server behind a bad line, and on stores with tricks of their own."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pipeline import stores
+from pipeline.commit import CommitConflict, commit, commit_path, keep_valid, scratch_folder, valid_commits
+from pipeline.drive import _committed
+from pipeline.job import Job
+from pipeline.storage import (
+    file_size,
+    join,
+    list_names,
+    list_states,
+    publish_bytes,
+    publish_file,
+    publish_json_once,
+    read_bytes,
+    read_json,
+    remove,
+)
+from tests.faults.s3 import BUCKET, Proxy, bucket
+from tests.poison import LinesConfig
+
+MEGABYTES = bytes(range(256)) * 4096 * 8
+"""8 MiB that are no text."""
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with bucket(tmp_path_factory.mktemp("s3")) as (_, proxy):
+        yield proxy
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "WAITS", (0.01, 0.01, 0.01))
+
+
+def exercise(root: str, tmp_path: Path) -> None:
+    """What every place must do."""
+    path = join(root, "a", "file.bin")
+    assert read_bytes(path) is None
+    assert file_size(path) is None
+    assert list_names(join(root, "a")) == {}
+    publish_bytes(b"one", path)
+    states = list_states(join(root, "a"))
+    time.sleep(1.1)  # the clock of a listing counts seconds
+    publish_bytes(b"two", path)
+    assert list_states(join(root, "a")) != states
+    assert (read_bytes(path), file_size(path)) == (b"two", 3)
+    local = tmp_path / "finished"
+    local.write_bytes(MEGABYTES)
+    publish_file(local, join(root, "a", "large.bin"))
+    assert list_names(join(root, "a")) == {"file.bin": 3, "large.bin": len(MEGABYTES)}
+    assert read_bytes(join(root, "a", "large.bin")) == MEGABYTES
+    remove(path)
+    remove(path)
+    assert read_bytes(path) is None
+    assert publish_json_once({"a": 1}, join(root, "a", "once.json"))
+    assert publish_json_once({"a": 1}, join(root, "a", "once.json"))
+    assert not publish_json_once({"a": 2}, join(root, "a", "once.json"))
+    assert read_json(join(root, "a", "once.json")) == {"a": 1}
+
+
+def test_a_local_folder(tmp_path: Path) -> None:
+    exercise(str(tmp_path / "root"), tmp_path)
+
+
+@pytest.mark.slow
+def test_an_s3_bucket(line: Proxy, tmp_path: Path) -> None:
+    exercise(f"s3://{BUCKET}/exercise", tmp_path)
+
+
+@pytest.mark.slow
+def test_of_many_writers_one_wins(line: Proxy) -> None:
+    path = f"s3://{BUCKET}/race/once.json"
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: publish_json_once({"writer": number}, path), range(8)))
+    assert won.count(True) == 1
+    assert read_json(path) == {"writer": won.index(True)}
+
+
+@pytest.mark.slow
+def test_a_line_cut_in_mid_upload_shows_nothing_and_is_tried_again(line: Proxy, tmp_path: Path) -> None:
+    local, path = tmp_path / "file", f"s3://{BUCKET}/cut/file.bin"
+    local.write_bytes(MEGABYTES)
+    seen, stop = set[int | None](), threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(file_size(path))
+
+    cuts = line.cuts
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        for after in (2**20, 2**22):
+            line.cut_after = after
+            publish_file(local, path)
+        stop.set()
+        looking.result()
+    assert line.cuts == cuts + 2
+    assert seen <= {None, len(MEGABYTES)}
+    assert read_bytes(path) == MEGABYTES
+
+
+@pytest.mark.slow
+def test_a_response_lost_after_success_is_no_conflict(line: Proxy) -> None:
+    path = f"s3://{BUCKET}/lost/once.json"
+    cuts, line.swallow = line.cuts, "lost/once.json"
+    assert publish_json_once({"a": 1}, path)
+    assert line.cuts == cuts + 1
+    assert read_json(path) == {"a": 1}
+    assert not publish_json_once({"a": 2}, path)
+
+
+@pytest.mark.slow
+def test_a_sink_that_raises_shows_nothing(line: Proxy, tmp_path: Path) -> None:
+    root = f"s3://{BUCKET}/raises"
+    folder = scratch_folder(root, 0)
+
+    def outcomes() -> Iterator[Any]:
+        raise ZeroDivisionError
+        yield
+
+    with pytest.raises(ZeroDivisionError):
+        LinesConfig().setup().write(0, outcomes(), folder)
+    assert list_names(join(root, "shards")) == {}
+
+
+@pytest.mark.slow
+def test_a_store_that_stays_away_is_an_error_that_names_it(line: Proxy, quick: None) -> None:
+    line.down = True
+    line.drop_all()
+    try:
+        with pytest.raises(OSError, match=r"failed 4 times.*s3://bucket/away/file"):
+            publish_bytes(b"x", f"s3://{BUCKET}/away/file")
+    finally:
+        line.down = False
+    publish_bytes(b"x", f"s3://{BUCKET}/away/file")
+
+
+class Lagging(MemoryFileSystem):
+    """A store whose listings come late, which cannot write conditionally, and whose calls fail now and then."""
+
+    protocol = "lagging"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    hidden: ClassVar[set[str]] = set()
+    failures: ClassVar[list[type[Exception]]] = []
+    torn: ClassVar[list[int]] = []
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        found = super().ls(path, detail=True)
+        return [item for item in found if not any(item["name"].endswith(name) for name in self.hidden)]
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        if mode == "create":
+            raise NotImplementedError
+        if self.failures:
+            raise self.failures.pop()("injected")
+        super().pipe_file(path, value)
+
+    def put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
+        data = Path(lpath).read_bytes()
+        super().pipe_file(rpath, data[: self.torn.pop()] if self.torn else data)
+
+
+@pytest.fixture
+def lagging() -> Iterator[type[Lagging]]:
+    fsspec.register_implementation("lagging", Lagging, clobber=True)
+    Lagging.store.clear()
+    Lagging.hidden.clear()
+    Lagging.failures.clear()
+    yield Lagging
+    Lagging.hidden.clear()
+
+
+ROOT = "lagging://store/out"
+
+
+def committed(root: str, split: int, text: str = "one") -> dict[str, Any]:
+    folder = scratch_folder(root, split)
+    (folder / f"lines-{split:06d}.txt").write_text(text)
+    return commit(root, split, "plan", folder, {"inputs": 1, "records": 1, "rejects": 0})
+
+
+def test_a_listing_that_lags_hides_no_commit(lagging: type[Lagging]) -> None:
+    expected = {split: committed(ROOT, split) for split in range(3)}
+    lagging.hidden |= {"lines-000001.txt", "shard-000002.commit.json"}
+    assert set(list_names(join(ROOT, "shards"))) & lagging.hidden == set()
+    assert valid_commits(ROOT, "plan", range(3)) == {0: expected[0], 1: expected[1]}
+    job = Job(root=ROOT, fingerprint="plan", sink=LinesConfig(), rows_path="rows")
+    assert _committed(job, range(4)) == expected
+    assert keep_valid(ROOT, "plan", range(3)).keys() == {0, 1}
+    lagging.hidden.clear()
+    assert valid_commits(ROOT, "plan", range(3)) == expected
+
+
+def test_without_conditional_writes_a_record_is_compared(lagging: type[Lagging]) -> None:
+    committed(ROOT, 0)
+    assert committed(ROOT, 0) == read_json(commit_path(ROOT, 0))
+    with pytest.raises(CommitConflict, match="other bytes"):
+        committed(ROOT, 0, "two")
+
+
+def test_what_arrived_torn_is_sent_again(lagging: type[Lagging], quick: None) -> None:
+    lagging.torn.extend([0, 2])
+    record = committed(ROOT, 0)
+    assert read_bytes(join(ROOT, "shards", "lines-000000.txt")) == b"one"
+    assert record["files"]["lines-000000.txt"]["bytes"] == 3
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, TimeoutError, OSError])
+def test_errors_that_pass_are_tried_again(lagging: type[Lagging], quick: None, error: type[Exception]) -> None:
+    lagging.failures.extend([error] * 3)
+    publish_bytes(b"x", f"{ROOT}/file")
+    assert read_bytes(f"{ROOT}/file") == b"x"
+    lagging.failures.extend([error] * 4)
+    with pytest.raises(OSError, match="failed 4 times"):
+        publish_bytes(b"y", f"{ROOT}/file")
+
+
+@pytest.mark.parametrize("error", [PermissionError, ValueError, FileExistsError])
+def test_errors_that_stay_are_raised_at_once(lagging: type[Lagging], quick: None, error: type[Exception]) -> None:
+    lagging.failures.extend([error, error])
+    with pytest.raises(error):
+        publish_bytes(b"x", f"{ROOT}/file")
+    assert len(lagging.failures) == 1
