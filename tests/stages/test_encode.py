@@ -224,3 +224,15 @@ def test_words_of_any_characters_encode_as_their_text_does(words: list[str]) -> 
     for vocabulary in (BYTES, PIECES):
         ids = np.frombuffer(WordIds(vocabulary.tokenizer).encode(words), np.int64)
         assert ids.tolist() == vocabulary.tokenizer.encode(" ".join(words))
+
+
+def test_the_frame_in_force_opens_a_span_whose_own_frames_ended_before_it() -> None:
+    """Style frame 3 stands for a sample that is kept, but ended before the first HuBERT frame that is."""
+    own = odd_contracts([100, 100, 100], [0, 0, 200])
+    words = [Word("a", Samples(500), Samples(600), -1.0), Word("b", Samples(900), Samples(1300), -1.0)]
+    streams = {slot: [i % 8 for i in range(13)] for slot in SIZES}
+    doc = document_from([record("u", words, num_samples=1300, streams=streams)], own)
+    spans, sequence = (Span(Modality.SPEECH, 0, 2),), SequenceSection(silence="drop")
+    pieces = render(doc, spans, sequence)
+    assert pieces[0].tokens[:3] == ("[St5]", "[Pi5]", "[Hu5]")
+    assert_same(encode_document(doc, spans, sequence, PIECES), PIECES.encode(pieces))
