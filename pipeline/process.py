@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO
@@ -142,14 +143,14 @@ def _carries(pid: int, wanted: bytes) -> bool:
 
 def kill_marked(variable: str, prefix: str) -> None:
     """End all processes that carry a mark, and those that they start meanwhile."""
+    clean = 0
     for sweep in range(MAX_SWEEPS):
         found = marked(variable, prefix)
-        if not found:
+        clean = 0 if found else clean + 1
+        if clean == 2:  # one look may miss who was born during it
             return
         for pid in found:
-            try:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
-        if sweep:
+        if found:
             time.sleep(0.01 * sweep)

@@ -19,7 +19,7 @@ from tests.faults import victims
 from tests.faults.build import EXIT_FAILED, RECORDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FAULTS = ("kill",) * 7 + ("stop",) * 2 + ("starve", "fill")
+FAULTS = ("kill",) * 8 + ("stop", "starve", "fill")
 STOPPED_SECONDS = 2.0
 FULL_SECONDS = 1.5
 ALLOWED_EXITS = {0, EXIT_FAILED, -9}
@@ -38,15 +38,17 @@ class Climate:
     """
 
     options: tuple[str, ...] = ()
-    mean_share: float = 0.15
+    mean_share: float = 0.1
     stall_seconds: float
     targets: tuple[str, ...]
 
 
 CLIMATES = {
     "local": Climate(stall_seconds=20.0, targets=("driver", "engine", "child", "child")),
-    "beam": Climate(stall_seconds=45.0, targets=("driver", "engine", "worker", "worker", "child", "child")),
-    "ray": Climate(stall_seconds=60.0, targets=("driver", "engine", "worker", "worker", "child", "child", "node")),
+    "beam": Climate(stall_seconds=45.0, targets=("driver", "engine", "worker", "child", "child", "child")),
+    "ray": Climate(
+        stall_seconds=60.0, targets=("driver", "engine", "worker", "worker", "child", "child", "child", "node")
+    ),
 }
 
 
