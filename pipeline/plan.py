@@ -1,35 +1,36 @@
 """Cut a manifest into splits: the unit of scheduling, of commit and of resume.
 
 Deterministic and independent of engine and worker count. Consecutive rows, a recording never divided, about
-`hours_per_shard` of audio each. `splits.parquet` has one row group per split, so that a worker reads its own rows only.
+`hours_per_shard` of audio each. `splits.parquet` has one row group per split, so that a worker reads its own rows only;
+from 256 splits on, further files follow it (`pipeline/plan_files.py`).
 """
 
-import hashlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import islice, repeat
 from typing import Any
 
 import fsspec
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.distinct import Distinct
+from pipeline.folders import OwnedFolder
 from pipeline.manifest import ManifestError, locate
+from pipeline.plan_files import SPLITS_PER_FILE, RowsWriter, Spool, batched, rows_file, rows_files
 from pipeline.removed import read_removed, root_of_rows
-from pipeline.storage import join, publish_bytes, publish_json, read_json
-from schemas.canonical import canonical_json
+from pipeline.storage import join, publish_json, read_json
 from schemas.clock import SAMPLE_RATE, Samples
 from schemas.records import Utterance
 from schemas.rejects import Reason, Reject
-from schemas.tables import ROWS
 from stages.audio_files import header_seconds
 
 FORMAT = "interloom-plan/1"
 AUTO_SPLITS = 16
 AUTO_SECONDS = (30.0, 3600.0)
+SPOOLED_ROWS = 20_000
+"""Rows in hand at a time while a manifest is read."""
 
 Row = Utterance | Reject
 
@@ -39,7 +40,7 @@ class Plan:
     """A planned folder.
 
     Attributes:
-        root: folder that holds `plan.json` and `splits.parquet`.
+        root: folder that holds `plan.json` and the rows.
         base: folder that relative audio paths start from.
         fingerprint: hash of the rows and of how they were cut.
         sizes: planned audio seconds of each split.
@@ -54,6 +55,7 @@ class Plan:
 
     @property
     def rows_path(self) -> str:
+        """The first file of rows; see `rows_file`."""
         return join(self.root, "splits.parquet")
 
     def largest_first(self, splits: Iterable[int]) -> list[int]:
@@ -96,71 +98,89 @@ def cut(rows: Sequence[Row], seconds: Sequence[float], hours_per_shard: float | 
     Raises:
         ManifestError: if the rows of a recording do not follow each other.
     """
-    total = sum(seconds)
+    pairs = (
+        (row.recording if isinstance(row, Utterance) else None, weight)
+        for row, weight in zip(rows, seconds, strict=True)
+    )
+    return list(assign(pairs, sum(seconds), hours_per_shard))
+
+
+def assign(pairs: Iterable[tuple[str | None, float]], total: float, hours_per_shard: float | str) -> Iterator[int]:
+    """Yield each row's split, a recording at a time, in memory that does not grow with the rows.
+
+    Args:
+        pairs: each row's recording and audio seconds; a rejected row, which has None, belongs to the row before it, so
+            that it divides nothing.
+        total: the sum of the seconds.
+        hours_per_shard: audio aimed at per split, or `auto`.
+
+    Raises:
+        ManifestError: if the rows of a recording do not follow each other.
+    """
     count = max(1, round(total / target_seconds(total, hours_per_shard)))
-    splits: list[int] = []
-    seen: set[str] = set()
-    done, current, last = 0.0, 0, -1
-    for recording, group in groupby(range(len(rows)), key=lambda i: _recording(rows, i)):
-        members = list(group)
-        if recording in seen:
+    seen = Distinct()
+    done, current, last, first = 0.0, 0, -1, 0
+    for recording, weights in _grouped(pairs):
+        if not seen.add(recording):
             raise ManifestError(
-                f"rows of recording {recording!r} do not follow each other (row {members[0]} is apart); "
+                f"rows of recording {recording!r} do not follow each other (row {first} is apart); "
                 "sort the manifest by recording"
             )
-        seen.add(recording)
-        weight = sum(seconds[i] for i in members)
+        weight = sum(weights)
         wanted = int((done + weight / 2) / total * count) if total else 0
         current = min(max(current, wanted), last + 1)
         last = max(last, current)
-        splits += [current] * len(members)
+        yield from repeat(current, len(weights))
         done += weight
-    return splits
+        first += len(weights)
 
 
-def _recording(rows: Sequence[Row], index: int) -> str:
-    """Return the recording of a row; a rejected row belongs to the row before it, so that it divides nothing."""
-    while index >= 0:
-        row = rows[index]
-        if isinstance(row, Utterance):
-            return row.recording
-        index -= 1
-    return "\0leading rejects"
+def _grouped(pairs: Iterable[tuple[str | None, float]]) -> Iterator[tuple[str, list[float]]]:
+    """Yield each stretch of rows of one recording with their seconds."""
+    name, weights = "\0leading rejects", list[float]()
+    for recording, seconds in pairs:
+        if recording is not None and recording != name:
+            if weights:
+                yield name, weights
+            name, weights = recording, []
+        weights.append(seconds)
+    if weights:
+        yield name, weights
 
 
-def write_plan(root: str, base: str, rows: Sequence[Row], hours_per_shard: float | str) -> Plan:
-    """Cut the rows and write `splits.parquet`, then `plan.json`."""
-    seconds = seconds_of(rows)
-    splits = cut(rows, seconds, hours_per_shard)
-    count = splits[-1] + 1
-    members: list[list[int]] = [[] for _ in range(count)]
-    for index, split in enumerate(splits):
-        members[split].append(index)
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, ROWS, compression="zstd") as writer:
-        for split, indices in enumerate(members):
-            table = pa.Table.from_pylist([_to_row(rows[i], split) for i in indices], schema=ROWS)
-            writer.write_table(table, row_group_size=max(1, len(indices)))
-    data = buffer.getvalue()
+def write_plan(root: str, base: str, rows: Iterable[Row], hours_per_shard: float | str) -> Plan:
+    """Cut the rows and write them, then `plan.json`.
+
+    Rows are taken once and in order; memory holds some thousands of them at a time and one split. Temporary files take
+    about as much room as the plan.
+
+    Raises:
+        ManifestError: if there is no row, or the rows of a recording do not follow each other.
+    """
+    folder = OwnedFolder()
+    try:
+        with Spool(folder.path) as spool:
+            for chunk in batched(rows, SPOOLED_ROWS):
+                spool.add([_to_row(row, 0) for row in chunk], seconds_of(chunk))
+        if not spool.count:
+            raise ManifestError("there is no row to plan")
+        splits = assign(spool.recordings(), spool.total, hours_per_shard)
+        writer = RowsWriter(root, folder.path)
+        for table, seconds in spool.tables():
+            writer.add(table, seconds, list(islice(splits, len(seconds))))
+        writer.close()
+    finally:
+        folder.close()
     plan = Plan(
         root=root,
         base=base,
-        fingerprint=_fingerprint(rows, splits),
-        sizes=tuple(round(sum(seconds[i] for i in indices), 3) for indices in members),
-        inputs=tuple(len(indices) for indices in members),
+        fingerprint=writer.fingerprint,
+        sizes=tuple(round(size, 3) for size in writer.sizes),
+        inputs=tuple(writer.inputs),
     )
-    publish_bytes(data, plan.rows_path)
     info = {"base": base, "fingerprint": plan.fingerprint, "format": FORMAT, "inputs": plan.inputs, "sizes": plan.sizes}
     publish_json(info, join(root, "plan.json"))
     return plan
-
-
-def _fingerprint(rows: Sequence[Row], splits: Sequence[int]) -> str:
-    """Hash what the rows say and how they are cut, not how Parquet stores it."""
-    found = hashlib.sha256()
-    for row, split in zip(rows, splits, strict=True):
-        found.update(canonical_json(_to_row(row, split)).encode())
-    return found.hexdigest()[:16]
 
 
 def read_plan(root: str) -> Plan | None:
@@ -184,15 +204,24 @@ def load_rows(rows_path: str, split: int, base: str) -> list[Row]:
         BadRemovedList: if that list is damaged.
     """
     removed = read_removed(root_of_rows(rows_path))
-    with fsspec.open(rows_path, "rb") as file:
-        table = pq.ParquetFile(file).read_row_group(split)
+    with fsspec.open(rows_file(rows_path, split), "rb") as file:
+        table = pq.ParquetFile(file).read_row_group(split % SPLITS_PER_FILE)
     return [removed.apply(_from_row(row, base)) for row in table.to_pylist()]
 
 
 def all_rows(plan: Plan) -> Iterator[Row]:
-    """Read the rows of every split in order."""
-    for split in range(len(plan.inputs)):
-        yield from load_rows(plan.rows_path, split, plan.base)
+    """Read the rows of every split in order, each file opened once.
+
+    Raises:
+        BadRemovedList: if `removed.jsonl` is damaged.
+    """
+    removed = read_removed(root_of_rows(plan.rows_path))
+    for path in rows_files(plan.rows_path, len(plan.inputs)):
+        with fsspec.open(path, "rb") as file:
+            table = pq.ParquetFile(file)
+            for group in range(table.num_row_groups):
+                for row in table.read_row_group(group).to_pylist():
+                    yield removed.apply(_from_row(row, plan.base))
 
 
 def _to_row(row: Row, split: int) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""Has this name come before? Exact for hundreds of millions of names, in bounded memory.
+
+Names are remembered by 128-bit digests: the latest in a set, the others in sorted runs on disk. A Bloom filter of 512
+MiB says of nearly all new names that the runs need not be read; it is made when the first run is. Two names of 300
+million share a digest with probability 1e-22.
+"""
+
+import hashlib
+import os
+import struct
+import tempfile
+from bisect import bisect_right
+from typing import IO
+
+RECENT = 2_000_000
+"""Digests in memory: about 100 bytes each."""
+FILTER_BYTES = 2**29
+"""One bit for each value of 32 bits: four words of a digest are four places in it."""
+DIGEST_BYTES = 16
+FENCE = 256
+"""A run is read this many digests at a time."""
+
+_WORDS = struct.Struct("<4I")
+
+
+class Distinct:
+    """A set of names that only grows. Its files have no name and go with the process, however that ends."""
+
+    def __init__(self, recent: int = RECENT) -> None:
+        self._limit = recent
+        self._recent: set[bytes] = set()
+        self._filter = bytearray()
+        self._runs: list[_Run] = []
+
+    def add(self, name: str) -> bool:
+        """Add a name; return whether it is new."""
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+        if digest in self._recent:
+            return False
+        if self._runs and self._filtered(digest) and any(digest in run for run in self._runs):
+            return False
+        self._recent.add(digest)
+        if len(self._recent) >= self._limit:
+            self._spill()
+        return True
+
+    def _filtered(self, digest: bytes) -> bool:
+        bits = self._filter
+        return all(bits[word >> 3] & (1 << (word & 7)) for word in _WORDS.unpack(digest))
+
+    def _spill(self) -> None:
+        """Write what is in memory as a run, and enter it in the filter."""
+        if not self._filter:
+            self._filter = bytearray(FILTER_BYTES)
+        bits = self._filter
+        ordered = sorted(self._recent)
+        for digest in ordered:
+            for word in _WORDS.unpack(digest):
+                bits[word >> 3] |= 1 << (word & 7)
+        self._runs.append(_Run(ordered))
+        self._recent = set()
+
+
+class _Run:
+    """Sorted digests in a file, with every `FENCE`-th in memory."""
+
+    def __init__(self, ordered: list[bytes]) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the run)
+        self._file.writelines(ordered)
+        self._file.flush()
+        self._fences = ordered[::FENCE]
+
+    def __contains__(self, digest: bytes) -> bool:
+        block = bisect_right(self._fences, digest) - 1
+        if block < 0:
+            return False
+        size = FENCE * DIGEST_BYTES
+        data = os.pread(self._file.fileno(), size, block * size)
+        at = data.find(digest)
+        while at % DIGEST_BYTES and at >= 0:  # across two digests
+            at = data.find(digest, at + 1)
+        return at >= 0

@@ -1,0 +1,167 @@
+"""The files of a plan's rows: how they are named, and how they are written in bounded memory.
+
+`splits.parquet` holds the first `SPLITS_PER_FILE` splits, one row group each; `splits-000001.parquet` the next, and so
+on. The footer of a file grows with its row groups, and a worker reads it for each split: divided so, it stays at some
+hundred kilobytes however many splits there are.
+"""
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.storage import is_remote, join, make_dirs, publish_file
+from schemas.tables import ROWS
+
+SPLITS_PER_FILE = 256
+SPOOL = ROWS.append(pa.field("seconds", pa.float64(), nullable=False))
+
+Item = TypeVar("Item")
+
+
+def rows_file(rows_path: str, split: int) -> str:
+    """Return the file that holds a split; its row group is `split % SPLITS_PER_FILE`."""
+    number = split // SPLITS_PER_FILE
+    return rows_path if number == 0 else f"{rows_path.removesuffix('.parquet')}-{number:06d}.parquet"
+
+
+def rows_files(rows_path: str, splits: int) -> list[str]:
+    """Return the files of so many splits, in order."""
+    return [rows_file(rows_path, split) for split in range(0, splits, SPLITS_PER_FILE)]
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of `size` items, the last one shorter."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def hashed_form(row: Mapping[str, Any]) -> bytes:
+    """Return what a row adds to the fingerprint of a plan: the canonical JSON of what it says."""
+    without = ("reason", "detail") if row["reason"] is None else ("length", "channel")
+    return orjson.dumps({k: v for k, v in row.items() if k not in without}, option=orjson.OPT_SORT_KEYS)
+
+
+class Spool:
+    """Rows on their way from the manifest into splits, in a temporary file: cutting needs the total first.
+
+    Attributes:
+        count, total: rows and audio seconds so far.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "spool.parquet"
+        self.count, self.total = 0, 0.0
+
+    def __enter__(self) -> Self:
+        self._writer = pq.ParquetWriter(self._path, SPOOL, compression="zstd", write_statistics=False)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._writer.close()
+
+    def add(self, rows: list[dict[str, Any]], seconds: list[float]) -> None:
+        columns = {name: [row.get(name) for row in rows] for name in ROWS.names}
+        self._writer.write_table(pa.table({**columns, "seconds": seconds}, schema=SPOOL))
+        for weight in seconds:  # in order: another order may round the sum to another cut
+            self.total += weight
+        self.count += len(rows)
+
+    def recordings(self) -> Iterator[tuple[str | None, float]]:
+        """Yield each row's recording, None for a rejected row, and its audio seconds."""
+        for batch in self._batches(["recording", "reason", "seconds"]):
+            columns = (batch.column(name).to_pylist() for name in ("recording", "reason", "seconds"))
+            for recording, reason, seconds in zip(*columns, strict=True):
+                yield (recording if reason is None else None), seconds
+
+    def tables(self) -> Iterator[tuple[pa.Table, list[float]]]:
+        """Yield the rows, some thousands at a time, and their audio seconds."""
+        for batch in self._batches(SPOOL.names):
+            yield pa.table(batch.select(ROWS.names).columns, schema=ROWS), batch.column("seconds").to_pylist()
+
+    def _batches(self, columns: list[str]) -> Iterator[pa.Table]:
+        with pq.ParquetFile(self._path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns, use_threads=False)
+
+
+class RowsWriter:
+    """Writes the files of a plan's rows, split after split.
+
+    Attributes:
+        inputs, sizes: rows and audio seconds of each split so far.
+    """
+
+    def __init__(self, root: str, folder: Path) -> None:
+        self._rows_path, self._local = join(root, "splits.parquet"), folder / "rows.parquet"
+        self._hash = hashlib.sha256()
+        self._parts: list[pa.Table] = []
+        self._writer: pq.ParquetWriter | None = None
+        self.inputs: list[int] = []
+        self.sizes: list[float] = []
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the rows say and how they are cut, not of how Parquet stores it."""
+        return self._hash.hexdigest()[:16]
+
+    def add(self, table: pa.Table, seconds: list[float], splits: list[int]) -> None:
+        """Take the next rows with their splits, which never descend."""
+        start = 0
+        for split, members in groupby(splits):
+            count = len(list(members))
+            if split == len(self.inputs):
+                self._end_split()
+                self.inputs.append(0)
+                self.sizes.append(0.0)
+            part = table.slice(start, count)
+            part = part.set_column(0, ROWS.field("split"), pa.array([split] * count, pa.int32()))
+            self._parts.append(part)
+            for row, weight in zip(part.to_pylist(), seconds[start : start + count], strict=True):
+                self._hash.update(hashed_form(row))
+                self.sizes[-1] += weight
+            self.inputs[-1] += count
+            start += count
+
+    def close(self) -> None:
+        """Write the last split and publish the last file."""
+        self._end_split()
+        self._end_file()
+
+    def _end_split(self) -> None:
+        if not self._parts:
+            return
+        if (len(self.inputs) - 1) % SPLITS_PER_FILE == 0:
+            self._end_file()
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._local, ROWS, compression="zstd", write_statistics=False)
+        whole = pa.concat_tables(self._parts).combine_chunks()
+        self._writer.write_table(whole, row_group_size=max(1, whole.num_rows))
+        self._parts = []
+
+    def _end_file(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        written = len(self.inputs) - 1 if self._parts else len(self.inputs)
+        final = rows_file(self._rows_path, written - 1)
+        if is_remote(final):
+            publish_file(self._local, final)
+            return
+        beside = Path(f"{final}.tmp-{uuid.uuid4().hex}")
+        make_dirs(str(beside.parent))
+        try:
+            shutil.copyfile(self._local, beside)
+            publish_file(beside, final)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
