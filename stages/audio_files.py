@@ -6,7 +6,8 @@ and what lies before the window is skipped or decoded and dropped.
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +172,8 @@ def _joined(blocks: "Iterable[npt.NDArray[np.float32]]", rate: int, channel: int
         channels, finite = block.shape[1], finite and bool(np.isfinite(block).all())
         if channel is not None and channel >= channels:
             raise AudioProblem(Reason.BAD_ROW, f"channel {channel} asked for, the file has {channels}")
-        parts.append(block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel].copy())
+        with np.errstate(invalid="ignore", over="ignore"):  # infinities of opposite sign; the clip is refused later
+            parts.append(block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel].copy())
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     return Window(samples=samples, rate=rate, channels=channels, finite=finite)
 
@@ -209,7 +211,8 @@ def _read_av(source: str | io.BytesIO, utterance: Utterance, max_seconds: float)
                 raise unreadable
             stream = container.streams.audio[0]
             rate = _checked_rate(int(stream.rate or 0))
-            window = _window_of(_av_blocks(container, stream), rate, utterance, max_seconds)
+            with closing(_av_blocks(container, stream)) as blocks:  # a decoder must not outlive its container
+                window = _window_of(blocks, rate, utterance, max_seconds)
             missing = _stated_seconds(container, stream) - len(window.samples) / rate
     except (av.error.FFmpegError, ValueError):
         raise unreadable from None
@@ -227,13 +230,20 @@ def _stated_seconds(container: Any, stream: Any) -> float:
     return (container.duration or 0) / 1_000_000
 
 
-def _av_blocks(container: Any, stream: Any) -> "Iterator[npt.NDArray[np.float32]]":
+def _av_blocks(container: Any, stream: Any) -> "Generator[npt.NDArray[np.float32]]":
     import av
-    import numpy as np
 
-    resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+    # Packed, since PyAV 18 looks for the planes of a frame beyond the end of their list: with more than 8 channels that
+    # is other memory.
+    resampler = av.AudioResampler(format="flt", layout=stream.layout, rate=stream.rate)
     for frame in container.decode(stream):
         for part in resampler.resample(frame):
-            yield np.ascontiguousarray(part.to_ndarray().T, dtype=np.float32)
+            yield _packed(part)
     for part in resampler.resample(None):
-        yield np.ascontiguousarray(part.to_ndarray().T, dtype=np.float32)
+        yield _packed(part)
+
+
+def _packed(part: Any) -> "npt.NDArray[np.float32]":
+    """Return a packed frame as float32 of shape (frames, channels)."""
+    samples: npt.NDArray[np.float32] = part.to_ndarray().reshape(part.samples, part.layout.nb_channels)
+    return samples

@@ -86,6 +86,21 @@ def by_av(container: str, codec: str, wave: np.ndarray | None = None, rate: int 
     return buffer.getvalue()
 
 
+def many_channels() -> bytes:
+    """Return a Matroska file of 24 channels, more than FFmpeg holds in a frame itself."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as out:
+        stream = out.add_stream("pcm_s16le", rate=RATE, layout="22.2")
+        pcm = np.rint(tone(0.1, channels=24) * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout="22.2")
+        frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
 def _written() -> Iterator[tuple[str, bytes]]:
     import av
 
@@ -95,6 +110,7 @@ def _written() -> Iterator[tuple[str, bytes]]:
                 yield suffix, by_soundfile(container, subtype, tone())
             except (soundfile.SoundFileError, ValueError):
                 continue  # this build of libsndfile does not write it
+    yield "mkv", many_channels()
     for suffix, container, codec in AV:
         try:
             yield suffix, by_av(container, codec)

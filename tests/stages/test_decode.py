@@ -303,6 +303,19 @@ def test_a_sample_beyond_all_measure_becomes_no_nan(tmp_path: Path) -> None:
     assert found.pcm.max() == 32767
 
 
+def test_more_channels_than_ffmpeg_holds_in_a_frame_are_read(tmp_path: Path) -> None:
+    pcm = np.random.default_rng(6).integers(-9_000, 9_000, (32_000, 24)).astype(np.int16)
+    with av.open(str(tmp_path / "a.mkv"), "w", format="matroska") as out:
+        stream = out.add_stream("pcm_s16le", rate=16_000, layout="22.2")
+        for start in range(0, len(pcm), 1_000):
+            frame = av.AudioFrame.from_ndarray(pcm[start : start + 1_000].reshape(1, -1), format="s16", layout="22.2")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, start, Fraction(1, 16_000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert np.array_equal(clip(tmp_path / "a.mkv", channel=17).pcm, pcm[:, 17])
+    assert clip(tmp_path / "a.mkv").source_channels == 24
+
+
 def test_a_stream_without_decoder_is_unreadable(tmp_path: Path) -> None:
     encode_with_av(tmp_path / "a.mkv", "matroska", "aac")
     data = (tmp_path / "a.mkv").read_bytes()
