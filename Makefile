@@ -5,7 +5,7 @@ STAMP := .venv/installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt slow bench corpus clean
+.PHONY: help demo test lint fmt slow faults bench corpus clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,6 +24,11 @@ test: $(STAMP) ## the quick suite
 
 slow: $(STAMP) ## engines, faults, training, the browser
 	$(BIN)/python -m pytest -m slow
+
+faults: $(STAMP) ## 100 kills on each engine; KILLS=5 SEED=7 for less
+	for engine in local beam ray; do \
+	  $(BIN)/python -m tests.faults.run --engine $$engine --kills $(or $(KILLS),100) --seed $(or $(SEED),7) || exit 1; \
+	done
 
 lint: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

@@ -156,7 +156,7 @@ class BrokenConfig:
 
 
 def job_for(
-    root: Path,
+    root: Path | str,
     poison: Any,
     *,
     batch: int = 4,
@@ -166,7 +166,7 @@ def job_for(
     strikes: int = 2,
 ) -> tuple[Job, Plan]:
     """Plan utterances into splits of four and return a job of the poison stage and the line sink over them."""
-    plan = write_plan(str(root / "plan"), "/nowhere", utterances(count), 40 / 3600)
+    plan = write_plan(f"{root}/plan", "/nowhere", utterances(count), 40 / 3600)
     limits = Limits(record_seconds=record_seconds, strikes=strikes, batch_records=batch, max_rss_bytes=max_rss_bytes)
     job = Job(
         root=str(root),
