@@ -96,6 +96,7 @@ def add_parquet(zoo: Zoo) -> None:
     table("utf8.parquet", {**good, "text": utf8}, "1 + 1")
     size = struct.unpack("<I", data[-8:-4])[0]
     for name, broken in (
+        ("names.parquet", data.replace(b"offset", b"off\xffet")),
         ("cut.parquet", data[: len(data) // 2]),
         ("cut-footer.parquet", data[:-9]),
         ("footer-0.parquet", data[:-8] + bytes(4) + b"PAR1"),
