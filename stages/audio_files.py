@@ -227,7 +227,7 @@ def _stated_seconds(container: Any, stream: Any) -> float:
         return 0.0
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / 1_000_000
+    return (container.duration or 0) / 1_000_000 if len(container.streams) == 1 else 0.0  # of the longest stream
 
 
 def _av_blocks(container: Any, stream: Any) -> "Generator[npt.NDArray[np.float32]]":

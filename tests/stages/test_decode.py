@@ -261,6 +261,18 @@ def test_a_cut_mp4_and_mkv_are_no_shorter_recordings(tmp_path: Path) -> None:
         assert clip(tmp_path / "a", length=Samples(16_000)).num_samples == 16_000
 
 
+def test_a_stream_beside_a_longer_one_is_whole(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w", format="matroska") as out:
+        streams = [out.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(2)]
+        for stream, seconds in zip(streams, (1, 4), strict=True):
+            part = np.ascontiguousarray(np.rint(tone(seconds, 16_000) * 32767).astype(np.int16)[None])
+            frame = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    assert clip(tmp_path / "a.mkv").num_samples == 16_000
+
+
 @pytest.mark.parametrize("rate", [0, 1, 1_999, 768_001, 2**31 - 1, 2**32 - 1])
 def test_a_rate_that_no_recorder_has_is_a_damaged_header(rate: int, tmp_path: Path) -> None:
     data = wav(tone(1.0, 16_000))
