@@ -22,7 +22,7 @@ from pipeline.commit import committed_splits, keep_valid, valid_commit, valid_co
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
 from pipeline.executor.signs import beats
-from pipeline.folders import OwnedFolder
+from pipeline.folders import OwnedFolder, remove_abandoned
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.process import kill_marked, spawn
@@ -132,6 +132,7 @@ def _engine_home(root: str) -> Iterator[_Home]:
     finally:
         kill_marked(MARK, mark)
         folder.close()
+        remove_abandoned()
         _remove_leftovers(root)
 
 

@@ -32,6 +32,8 @@ class PoisonConfig:
     """Keys that print without end."""
     forks: tuple[str, ...] = ()
     """Keys that fork processes in sessions of their own, which survive them."""
+    starved: tuple[str, ...] = ()
+    """Keys that meet a MemoryError."""
     disk_full: tuple[str, ...] = ()
     seconds: float = 0.0
     """Time spent on every record."""
@@ -69,6 +71,8 @@ class Poison:
             time.sleep(3600)
         if key in config.raises:
             raise ZeroDivisionError(f"poison at {time.time()}")
+        if key in config.starved:
+            raise MemoryError
         if key in config.disk_full:
             raise OSError(28, "No space left on device")
         if key in config.hoard:

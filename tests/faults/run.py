@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", choices=sorted(CLIMATES), default="local")
     parser.add_argument("--kills", type=int, default=100, help="SIGKILLs in all; other faults come on top")
+    parser.add_argument("--cluster", action="store_true", help="ray on a cluster of two nodes, with a token")
     parser.add_argument("--seed", type=int, default=7, help="of the first build; the next one has the next")
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _storms(place: Place, chosen: argparse.Namespace) -> int:
-    climate = CLIMATES[chosen.engine]
+    climate = place.gather() if chosen.cluster else CLIMATES[chosen.engine]
     calm = quiet(chosen.engine, climate, place)
     where = "on a tmpfs of its own" if place.mounted else "no mount here: the disk is never full"
     print(f"{chosen.engine}: quiet build in {calm.seconds:.1f} s, {where}", flush=True)

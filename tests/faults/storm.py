@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -17,6 +17,7 @@ import psutil
 from pipeline.process import marked
 from tests.faults import victims
 from tests.faults.build import EXIT_FAILED, RECORDS
+from tests.faults.cluster import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAULTS = ("kill",) * 8 + ("stop", "starve", "fill")
@@ -50,6 +51,9 @@ CLIMATES = {
         stall_seconds=60.0, targets=("driver", "engine", "worker", "worker", "child", "child", "child", "node")
     ),
 }
+
+
+CLUSTER = Climate(stall_seconds=60.0, targets=("driver", "engine", "worker", "child", "child", "second node"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +97,7 @@ class Place:
     """A folder for builds, on a small file system of its own where this machine lets us mount one."""
 
     def __init__(self, megabytes: int = 64) -> None:
+        self.cluster: Cluster | None = None
         self.path = Path(tempfile.mkdtemp(prefix="ilf-", dir="/tmp"))  # short: Ray's sockets lie below
         self.disk = self.path / "d"
         self.temporary = self.path / "t"
@@ -100,6 +105,19 @@ class Place:
         self.temporary.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(self.disk)]
         self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a driver needs to know."""
+        own = {"TMPDIR": str(self.temporary), "FAULTS_DIARY": str(self.path / "diary")}
+        return own if self.cluster is None else {**own, **self.cluster.environment}
+
+    def gather(self) -> Climate:
+        """Start a cluster; return how storms blow over it."""
+        folder = self.path / "n"
+        folder.mkdir()
+        self.cluster = Cluster(folder, REPOSITORY)
+        return replace(CLUSTER, options=(f"--address={self.cluster.address}",))
 
     def fill(self) -> None:
         """Leave no byte free."""
@@ -114,13 +132,15 @@ class Place:
         (self.disk / "filler").unlink(missing_ok=True)
 
     def close(self) -> None:
+        if self.cluster is not None:
+            self.cluster.close()
         if self.mounted:
             subprocess.run(["umount", "-l", str(self.disk)], check=False)
         shutil.rmtree(self.path, ignore_errors=True)
 
 
 def start(engine: str, climate: Climate, place: Place, root: Path) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "TMPDIR": str(place.temporary), "FAULTS_DIARY": str(place.path / "diary")}
+    environment = {**os.environ, **place.environment}
     command = [sys.executable, "-m", "tests.faults.build", str(root), engine, str(climate.stall_seconds)]
     with open(place.path / "driver.log", "ab") as log:
         return subprocess.Popen(
@@ -189,7 +209,13 @@ def _one_fault(process: "subprocess.Popen[bytes]", climate: Climate, place: Plac
             place.free()
             storm.hits["fill disk"] += 1
         return
-    victim = victims.find(process.pid, target, rng)
+    if target == "second node":
+        if place.cluster is not None and place.cluster.kill_second():
+            storm.hits["kill second node"] += 1
+            time.sleep(rng.uniform(0, 5))
+            place.cluster.look_after()
+        return
+    victim = victims.find(process.pid, target, rng, () if place.cluster is None else place.cluster.roots)
     if victim is None or not victims.hit(victim, fault):
         return
     storm.hits[f"{fault} {target}"] += 1

@@ -85,6 +85,21 @@ def test_a_death_ahead_blames_nobody_of_the_split_that_is_written(tmp_path: Path
     assert not list((tmp_path / "work" / "strikes").iterdir())
 
 
+def test_a_memory_error_is_a_death_like_any_other(tmp_path: Path) -> None:
+    job, _ = job_for(tmp_path, PoisonConfig(starved=("u002",)), record_seconds=30.0)
+    with executor(job) as one:
+        assert one.run(0, 1)["rejects"] == 1
+    assert "- u002 crashed u002.wav: killed, hung" in (tmp_path / "shards" / "lines-000000.txt").read_text()
+
+
+def test_a_death_beside_other_work_is_no_strike(tmp_path: Path) -> None:
+    job, _ = job_for(tmp_path, PoisonConfig(), batch=1, record_seconds=30.0)
+    dying = replace(job, sink=LinesConfig(dies_on=0, slow_seconds=1.0))
+    with executor(dying) as one, pytest.raises(SplitFailed, match="outside any record"):
+        one.run(0, 1)
+    assert not any(Strikes.load(str(tmp_path), split, 2).strikes for split in range(6))
+
+
 def test_a_split_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     job, _ = job_for(tmp_path, PoisonConfig(seconds=0.5), record_seconds=30.0)
     limits = replace(job.limits, split_seconds=1.0)
