@@ -58,26 +58,34 @@ class Runs:
                 self.late = True
 
 
-def span_frames(
-    document: Document, intervals: Sequence[Interval], removed: Sequence[Interval], slots: Sequence[str]
-) -> list[Runs]:
-    """Return the frames of each speech span, by stream.
+def add_frames(
+    found: Sequence[Runs],
+    document: Document,
+    intervals: Sequence[Interval],
+    removed: Sequence[Interval],
+    slots: Sequence[str],
+    *,
+    first: int,
+    stride: int,
+) -> None:
+    """Append the frames of each speech span of a document to the runs of each stream.
 
     The pitch or style frame in force at a span's first HuBERT frame of a segment opens its frames there, whatever span
     it belongs to; earlier ones are left out. Where a span has no HuBERT frame of a segment, it has no other either.
 
     Args:
+        found: runs of each stream, which may hold those of other documents already.
         document: the document.
         intervals: of each speech span on the document's timeline; 0 and FAR where it begins or ends the document.
         removed: ascending, disjoint intervals whose frames are left out.
         slots: streams wanted; `hubert` is the last.
+        first: number of the first span among those of all documents.
+        stride: from one span to the next on the line of times, more than any document is long.
     """
-    found = [Runs(document.grids[slot].hop, [0] * len(intervals)) for slot in slots]
     hubert, others = found[-1], list(zip(slots, found, strict=True))[:-1]
     starts = [segment.start for segment in document.segments]
     holes = _Holes(document, removed) if removed else None
-    stride = document.segments[-1].end + 2
-    for number, (start, end) in enumerate(intervals):
+    for number, (start, end) in enumerate(intervals, first):
         for index in range(max(0, bisect_left(starts, start) - 1), len(starts)):
             if starts[index] >= end:
                 break
@@ -94,7 +102,6 @@ def span_frames(
                 own = _frames(document, slot, segment, start, end, holes)
                 in_force = min(origin // runs.hop, len(ids) - 1)
                 runs.add(ids, _opened(own, in_force) if in_force >= 0 else own, *place)
-    return found
 
 
 def _frames(

@@ -1,17 +1,22 @@
 """A lane: what one stream reads of one source, packed into blocks."""
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, Literal, cast
 
 from pipeline.reader.order import EpochOrder, Interval, Left, Window, share_of
 from pipeline.reader.packing import Packer
-from pipeline.reader.source import BadShard, Packed, Shard, Source
+from pipeline.reader.source import BadShard, Deferred, Item, Outcome, Packed, Shard, Source
 from stages.vocabulary import TokenSequence
 
 MAX_OPEN = 512
 """Open shards of a source; they are memory maps, so the price of one is a few pages."""
+
+MOST_AHEAD = 32
+MOST_TOKENS_AHEAD = 16_384
+"""How many items, and about how many tokens, a lane reads ahead."""
 
 
 @dataclass(slots=True)
@@ -42,17 +47,35 @@ class Shelf:
             self._orders[epoch] = EpochOrder(self.source.sizes, seed=self.seed, epoch=epoch, window=self.width)
         return self._orders[epoch]
 
-    def item(self, shard: int, index: int, epoch: int) -> TokenSequence | Packed | None:
+    def items(self, places: Sequence[tuple[int, int]], epoch: int) -> list[Outcome]:
+        """Return the items at (shard, index), each its tokens or what is wrong with it."""
+        found: list[Outcome | Deferred] = [self._item(shard, index, epoch) for shard, index in places]
+        deferred = [(at, item) for at, item in enumerate(found) if isinstance(item, Deferred)]
+        for finish, group in groupby(deferred, key=lambda pair: pair[1].finish):
+            places_of, contents = zip(*((at, item.content) for at, item in group), strict=True)
+            for at, outcome in zip(places_of, finish(contents), strict=True):
+                found[at] = outcome
+        return cast(list[Outcome], found)
+
+    def _item(self, shard: int, index: int, epoch: int) -> Outcome | Deferred:
         try:
             opened = self._opened(shard)
-            if isinstance(opened, BadShard):
-                raise opened
-            return opened.item(index, epoch)
+            return opened if isinstance(opened, BadShard) else opened.item(index, epoch)
         except BadShard as error:
-            if self.on_corrupt == "raise":
-                raise
-            self.skipped[str(error)] += 1
-            return None
+            return error
+
+    def sound(self, outcome: Outcome) -> Item:
+        """Return an item, None in place of a damaged one.
+
+        Raises:
+            BadShard: if it is damaged and that ends the reading.
+        """
+        if not isinstance(outcome, BadShard):
+            return outcome
+        if self.on_corrupt == "raise":
+            raise outcome
+        self.skipped[str(outcome)] += 1
+        return None
 
     def _opened(self, shard: int) -> Shard | BadShard:
         """Return the open shard, or why it cannot be opened, which is not tried again for each item."""
@@ -78,6 +101,8 @@ class Lane:
         self._epoch = -1
         self._todo: deque[Interval] = deque()
         self._window: tuple[int, Window] | None = None
+        self._ahead: deque[tuple[int, int, Outcome]] = deque()
+        self._reach = 1
         self._half_read: TokenSequence | None = None
         self._left = Left(-1, ())
         self.items = 0
@@ -126,7 +151,7 @@ class Lane:
     def _read_one(self) -> Packed | None:
         """Take up the next item, or the rest of it; return a block where that fills one."""
         epoch, start, stop, token = self._todo[0]
-        item = self._half_read or self._item(epoch, start)
+        item = self._half_read or self._shelf.sound(self._next(epoch, start, stop))
         if isinstance(item, TokenSequence):
             after = self._packer.add(item, token)
             if after < len(item.ids):
@@ -140,17 +165,28 @@ class Lane:
             self._todo.appendleft(Interval(epoch, start + 1, stop))
         return item if isinstance(item, Packed) else None
 
-    def _item(self, epoch: int, position: int) -> TokenSequence | Packed | None:
+    def _next(self, epoch: int, position: int, stop: int) -> Outcome:
+        """Return the item at a position, and read a few more ahead, since they cost less together."""
+        if self._ahead and self._ahead[0][:2] == (epoch, position):
+            return self._ahead.popleft()[2]
+        window = self._window_of(epoch, position)
+        last = min(stop, window.stop, position + self._reach)
+        here = slice(position - window.start, last - window.start)
+        places = list(zip(window.shards[here].tolist(), window.items[here].tolist(), strict=True))
+        found = self._shelf.items(places, epoch)
+        tokens = sum(len(item.ids) for item in found if isinstance(item, TokenSequence | Packed))
+        # The first item comes alone, so that a reader that resumes in an hour of speech is there at once.
+        self._reach = max(1, min(2 * self._reach, MOST_AHEAD, MOST_TOKENS_AHEAD * len(found) // (tokens + 1)))
+        self._ahead = deque((epoch, at, item) for at, item in enumerate(found, position))
+        return self._ahead.popleft()[2]
+
+    def _window_of(self, epoch: int, position: int) -> Window:
         if self._window is None or self._window[0] != epoch or not _holds(self._window[1], position):
             order = self._shelf.order(epoch)
             self._window = (epoch, order.window_at(position))
-            shards = self._window[1].shards
-            self._shelf.source.expect(
-                [*dict.fromkeys(shards.tolist()), *order.shards_from(position, self._shelf.width)]
-            )
-        window = self._window[1]
-        at = position - window.start
-        return self._shelf.item(int(window.shards[at]), int(window.items[at]), epoch)
+            now = dict.fromkeys(self._window[1].shards.tolist())
+            self._shelf.source.expect([*now, *order.shards_from(position, self._shelf.width)])
+        return self._window[1]
 
     def _given(self, block: Packed) -> Packed:
         self._left = Left(self._epoch, tuple(self._todo))
@@ -170,6 +206,8 @@ class Lane:
         self._epoch, self._todo = self._left.epoch, deque(self._left.todo)
         self.items, self.tokens = state["items"], state["tokens"]
         self._window, self._half_read = None, None
+        self._ahead.clear()
+        self._reach = 1
         self._packer.take()
 
 

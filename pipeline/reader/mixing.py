@@ -89,7 +89,8 @@ def implied_epochs(sources: Sequence[Source], shares: Sequence[float], tokens: f
         for i in range(count):
             window = order.window_at(i * shelf.total // count)
             at = i * shelf.total // count - window.start
-            item = shelf.item(int(window.shards[at]), int(window.items[at]), 0)
+            (outcome,) = shelf.items([(int(window.shards[at]), int(window.items[at]))], 0)
+            item = shelf.sound(outcome)
             seen += len(item.ids) if item is not None else 0
         mean = seen / count if count else 0.0
         part = share / sum(shares)

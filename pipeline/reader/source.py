@@ -1,6 +1,6 @@
 """What the reader reads: items in shards, addressed by (shard, item)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,13 +27,29 @@ class Packed(NamedTuple):
     lengths: npt.NDArray[np.int64]
 
 
+class Deferred(NamedTuple):
+    """An item that costs less when it is finished together with others.
+
+    Attributes:
+        content: what `finish` takes.
+        finish: returns one outcome for each content given, in order.
+    """
+
+    content: Any
+    finish: "Callable[[Sequence[Any]], list[Outcome]]"
+
+
+Item = TokenSequence | Packed | None
+"""A document to be packed, a block as it is, or None for what is left out."""
+
+Outcome = Item | BadShard
+
+
 class Shard(Protocol):
     """One open shard."""
 
-    def item(self, index: int, epoch: int) -> TokenSequence | Packed | None:
-        """Return an item as tokens; None if it is left out.
-
-        A `TokenSequence` is a document to be packed, `Packed` a block as it is.
+    def item(self, index: int, epoch: int) -> Item | Deferred:
+        """Return an item as tokens, or how to get them.
 
         Raises:
             BadShard: if what is read is damaged.

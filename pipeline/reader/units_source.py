@@ -15,18 +15,21 @@ from pipeline.dataset import BadDataset, Dataset
 from pipeline.reader.draw import draw_document
 from pipeline.reader.shard_cache import Committed, ShardCache, open_committed
 from pipeline.reader.shard_file import ShardFile, committed, damaged, whole
-from pipeline.reader.source import BadShard
+from pipeline.reader.source import BadShard, Deferred, Outcome
 from pipeline.storage import is_remote
 from schemas.contract import UnitContract
 from schemas.sequence import Policy, SequenceSection
 from schemas.unit_record import UnitRecord
 from stages.documents import Document, document_from
 from stages.encode import Encoder
-from stages.interleave import STREAM_SLOTS
-from stages.vocabulary import TokenSequence, Vocabulary
+from stages.interleave import STREAM_SLOTS, Span
+from stages.vocabulary import Vocabulary
 
 Prepare = Callable[[Document, int], Document | None]
 """Applied to each document of an epoch before its draw; None leaves the document out."""
+
+Drawn = tuple["UnitsShard", Document, Sequence[Span]]
+"""A document of a shard, and its spans."""
 
 FILES = (".tar", ".tar.idx", ".stats.parquet")
 
@@ -46,6 +49,15 @@ class _How:
     encoder: Encoder
     seed: int
     prepare: Prepare | None
+
+    def finish(self, drawn: Sequence[Drawn]) -> list[Outcome]:
+        """Encode documents together; where one of them is damaged, one by one."""
+        try:
+            return list(self.encoder.encode_all([(document, spans) for _, document, spans in drawn]))
+        except ValueError as error:
+            if len(drawn) == 1:
+                return [drawn[0][0].damaged(error)]
+        return [outcome for one in drawn for outcome in self.finish([one])]
 
 
 class UnitsSource:
@@ -166,8 +178,8 @@ class UnitsShard:
     def __init__(self, url: str, data: ShardFile, starts: Sequence[int], how: _How) -> None:
         self._url, self._data, self._starts, self._how = url, data, starts, how
 
-    def item(self, index: int, epoch: int) -> TokenSequence | None:
-        """Return a document as tokens; None if it has no words or is left out.
+    def item(self, index: int, epoch: int) -> Deferred | None:
+        """Return a document that is to be encoded; None if it has no words or is left out.
 
         Raises:
             BadShard: naming the record, if it is damaged.
@@ -179,21 +191,18 @@ class UnitsShard:
         except BadShard:
             raise
         except ValueError as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         if document is not None and document.words and how.prepare is not None:
             document = how.prepare(document, epoch)
         if document is None or not document.words:
             return None
         spans = draw_document(document, how.sequence, seed=how.seed, epoch=epoch)
-        try:
-            return how.encoder.encode(document, spans)
-        except ValueError as error:
-            raise self._damaged(error) from error
+        return Deferred((self, document, spans), how.finish)
 
     def close(self) -> None:
         self._data.close()
 
-    def _damaged(self, error: ValueError) -> BadShard:
+    def damaged(self, error: ValueError) -> BadShard:
         return BadShard(
             f"{self._url}: {error}; copy the shard again, or delete its commit record and run the build again"
         )

@@ -184,7 +184,7 @@ def npy(values: list[int], dtype: str) -> bytes:
         ("ids.npy", npy([], "<u2"), "0 ids"),
         ("ids.npy", npy([1, 2, 3], "<u4"), "expected a one-dimensional uint16 array, got uint32"),
         ("ids.npy", npy([1, 2, 3], "<u2")[:-2], "."),
-        ("ids.npy", npy([1, 2, 3], "<u2") + b"xx", None),
+        ("ids.npy", npy([1, 2, 3], "<u2") + b"xx", "8 bytes do not hold 3"),
         ("lengths.npy", npy([2, 2], "<u4"), "do not add up to 3"),
         ("lengths.npy", npy([3, 0], "<u4"), "do not add up to 3"),
         ("runs.npy", npy([1], "<u4"), "do not add up to 3"),
@@ -192,14 +192,11 @@ def npy(values: list[int], dtype: str) -> bytes:
         ("runs.npy", b"", "."),
     ],
 )
-def test_a_damaged_block_is_refused(member: str, data: bytes | None, message: str | None) -> None:
+def test_a_damaged_block_is_refused(member: str, data: bytes | None, message: str) -> None:
     packed = Packed(np.array([1, 2, 3]), np.array([0, 1, 1], np.int8), np.array([2, 1]))
     members = block_members(BakedBlock(packed, 0), stream=0, index=0, dtype="<u2")
     assert packed_of(members, context=8, vocabulary_size=10).modality.tolist() == [0, 1, 1]
     changed = {**members, member: data} if data is not None else {k: v for k, v in members.items() if k != member}
-    if message is None:
-        assert packed_of(changed, context=8, vocabulary_size=10).ids.tolist() == [1, 2, 3]
-        return
     with pytest.raises((ValueError, EOFError), match=message):
         packed_of(changed, context=8, vocabulary_size=10)
 

@@ -13,7 +13,7 @@ from pipeline.dataset import Dataset
 from pipeline.reader.draw import draw_sequence
 from pipeline.reader.shard_cache import ShardCache
 from pipeline.reader.source import BadShard, Source
-from pipeline.reader.units_source import UnitsSource, document_starts
+from pipeline.reader.units_source import UnitsShard, UnitsSource, document_starts
 from pipeline.reader.vocabularies import vocabulary_of
 from pipeline.shards import num_documents
 from schemas.sequence import SequenceSection, SpeechOnlyPolicy, TextOnlyPolicy
@@ -46,6 +46,17 @@ def plain(dataset: Dataset, shard: int, sequence: SequenceSection, vocabulary: V
     return [draw_sequence(item, sequence, vocabulary, seed=7, epoch=epoch) for item in found]
 
 
+def item(shard: UnitsShard, index: int, epoch: int) -> TokenSequence | None:
+    """Read an item and finish it by itself."""
+    found = shard.item(index, epoch)
+    if found is None:
+        return None
+    (outcome,) = found.finish([found.content])
+    if isinstance(outcome, BadShard):
+        raise outcome
+    return outcome
+
+
 def as_lists(items: Sequence[TokenSequence]) -> list:
     return [[column.tolist() for column in item] for item in items]
 
@@ -60,16 +71,16 @@ def test_items_are_the_documents_of_the_shard(dataset: Dataset, join: bool, stre
         wanted = plain(dataset, shard, sequence, vocabulary, 3)
         opened = read.open(shard)
         assert size == len(wanted)
-        assert as_lists(opened.item(i, 3) for i in reversed(range(size))) == as_lists(wanted)[::-1]
+        assert as_lists(item(opened, i, 3) for i in reversed(range(size))) == as_lists(wanted)[::-1]
         opened.close()
 
 
 def test_epochs_differ_and_a_policy_of_its_own_is_used(dataset: Dataset) -> None:
     opened = source(dataset).open(0)
-    assert any(as_lists([opened.item(i, 0)]) != as_lists([opened.item(i, 1)]) for i in range(9))
+    assert any(as_lists([item(opened, i, 0)]) != as_lists([item(opened, i, 1)]) for i in range(9))
     speech = source(dataset, policy=SpeechOnlyPolicy()).open(0)
-    assert speech.item(0, 0).modality.all()
-    assert not source(dataset, policy=TextOnlyPolicy()).open(0).item(0, 0).modality.any()
+    assert item(speech, 0, 0).modality.all()
+    assert not item(source(dataset, policy=TextOnlyPolicy()).open(0), 0, 0).modality.any()
 
 
 def test_prepare_sees_the_epoch_and_leaves_out(dataset: Dataset) -> None:
@@ -80,16 +91,16 @@ def test_prepare_sees_the_epoch_and_leaves_out(dataset: Dataset) -> None:
         return None if epoch == 5 else document
 
     opened = source(dataset, prepare=prepare).open(0)
-    assert opened.item(1, 5) is None
-    assert opened.item(1, 4) is not None
+    assert item(opened, 1, 5) is None
+    assert item(opened, 1, 4) is not None
     assert seen == [(seen[0][0], 5), (seen[0][0], 4)]
 
 
 def test_documents_without_words_are_left_out(tmp_path: Path) -> None:
     silent = record("a", [], num_samples=16_000)
     opened = source(Dataset.open(str(write_dataset(tmp_path / "d", [[silent, record("b", recording="r1")]])))).open(0)
-    assert opened.item(0, 0) is None
-    assert opened.item(1, 0) is not None
+    assert item(opened, 0, 0) is None
+    assert item(opened, 1, 0) is not None
 
 
 def test_identity_holds_what_decides_the_items_and_no_path(dataset: Dataset, tmp_path: Path) -> None:
@@ -150,8 +161,8 @@ def test_a_changed_shard_is_found_at_once_with_verify_and_by_its_headers_without
     read = damaged(tmp_path, extension="tar", change=lambda data: b"x" + data[1:])
     opened = read.open(0)
     with pytest.raises(BadShard, match=r"shard-000000\.tar is damaged \(sample 0 at byte 0"):
-        opened.item(0, 0)
-    assert opened.item(1, 0) is not None
+        item(opened, 0, 0)
+    assert item(opened, 1, 0) is not None
     dataset = Dataset.open(str(tmp_path / "d"))
     with pytest.raises(BadShard, match="its sha256 is not"):
         source(dataset, verify=True).open(0)
@@ -174,7 +185,7 @@ def test_damage_within_a_member_names_the_record(tmp_path: Path, old: bytes, new
     assert len(old) == len(new)
     read = damaged(tmp_path, extension="tar", change=lambda data: data.replace(old, new, 1))
     with pytest.raises(BadShard, match=rf"shard-000000\.tar: record {message}.*run the build again"):
-        read.open(0).item(0, 0)
+        item(read.open(0), 0, 0)
 
 
 def test_a_unit_beyond_its_codebook_names_the_record(tmp_path: Path) -> None:
@@ -183,7 +194,7 @@ def test_a_unit_beyond_its_codebook_names_the_record(tmp_path: Path) -> None:
     dataset = Dataset.open(str(write_dataset(tmp_path / "d", [[bad]])))
     opened = source(dataset, policy=SpeechOnlyPolicy()).open(0)
     with pytest.raises(BadShard, match=r"shard-000000\.tar: document 'a' has the hubert unit 99, .* ends at 49"):
-        opened.item(0, 0)
+        item(opened, 0, 0)
 
 
 def test_a_failing_prepare_is_no_damage(dataset: Dataset) -> None:
@@ -191,7 +202,7 @@ def test_a_failing_prepare_is_no_damage(dataset: Dataset) -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match=r"^mine$"):
-        source(dataset, prepare=prepare).open(0).item(0, 0)
+        item(source(dataset, prepare=prepare).open(0), 0, 0)
 
 
 def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
@@ -200,10 +211,10 @@ def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
         first, second, third, rest = data.split(b"NUMPY", 3)
         return b"NUMPY".join([first, second, third + b"NUMPX" + rest])
 
-    assert damaged(tmp_path, extension="tar", change=change).open(0).item(0, 0) is not None
+    assert item(damaged(tmp_path, extension="tar", change=change).open(0), 0, 0) is not None
     expressive = SequenceSection(policy=SpeechOnlyPolicy())
     with pytest.raises(BadShard, match="record 'rec00-000'"):
-        source(Dataset.open(str(tmp_path / "d")), expressive).open(0).item(0, 0)
+        item(source(Dataset.open(str(tmp_path / "d")), expressive).open(0), 0, 0)
 
 
 def test_shards_of_an_object_store_come_through_the_cache(tmp_path: Path) -> None:
@@ -220,7 +231,7 @@ def test_shards_of_an_object_store_come_through_the_cache(tmp_path: Path) -> Non
     read.expect([1, 0])
     for shard in (1, 0):
         far, here = read.open(shard), near.open(shard)
-        assert as_lists(far.item(i, 0) for i in range(2)) == as_lists(here.item(i, 0) for i in range(2))
+        assert as_lists(item(far, i, 0) for i in range(2)) == as_lists(item(here, i, 0) for i in range(2))
     assert not cache._coming
     assert len(list((tmp_path / "cache").iterdir())) == 6
     cache.close()

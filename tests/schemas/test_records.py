@@ -1,5 +1,7 @@
 """Contracts, canonical JSON, randomness, and the version that datasets state."""
 
+import hashlib
+import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -59,3 +61,15 @@ def test_randomness_is_a_function_of_seed_and_parts() -> None:
 def test_datasets_state_the_version_of_the_distribution() -> None:
     project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
     assert project["version"] == CODE_VERSION
+
+
+@given(seed=st.integers(0, 2**40), key=st.text(max_size=20))
+def test_a_generator_is_philox_with_the_hash_as_its_key(seed: int, key: str) -> None:
+    """The same in numpy's own words; draws made long ago must come again."""
+    text = json.dumps([seed, key], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+    plain = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8")))
+    found = rng_for(seed, key)
+    assert found.integers(0, 1000, 9).tolist() == plain.integers(0, 1000, 9).tolist()
+    assert found.random(3).tolist() == plain.random(3).tolist()
+    assert found.permutation(9).tolist() == plain.permutation(9).tolist()

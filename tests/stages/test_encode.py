@@ -126,6 +126,24 @@ def assert_same(found: TokenSequence, wanted: TokenSequence) -> None:
         assert own.tolist() == reference.tolist(), name
 
 
+@st.composite
+def documents_of_one_dataset(draw: st.DrawFn) -> list[Document]:
+    hops = draw(st.sampled_from([(640, 1280, 16_000), (320, 1000, 2999)]))
+    own = odd_contracts(hops, [hop // 2 for hop in hops])
+    counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
+    return [document_from([draw(utterances(f"d{n}u{i}", i, own)) for i in range(c)], own) for n, c in enumerate(counts)]
+
+
+@given(docs=documents_of_one_dataset(), sequence=sequences(), seed=st.integers(0, 1000))
+def test_documents_encoded_together_are_what_each_is_alone(
+    docs: list[Document], sequence: SequenceSection, seed: int
+) -> None:
+    encoder = Encoder(sequence, PIECES)
+    drawn = [(doc, draw_document(doc, sequence, seed=seed, epoch=0)) for doc in docs]
+    for found, (doc, spans) in zip(encoder.encode_all(drawn), drawn, strict=True):
+        assert_same(found, encoder.encode(doc, spans))
+
+
 @given(doc=any_documents(), sequence=sequences(), seed=st.integers(0, 1000))
 def test_the_fast_encoder_gives_what_the_reference_gives(doc: Document, sequence: SequenceSection, seed: int) -> None:
     spans = draw_document(doc, sequence, seed=seed, epoch=0)
