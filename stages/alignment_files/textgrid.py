@@ -27,6 +27,8 @@ from stages.alignment_files.entry import (
 _TOKEN = re.compile(r'"([^"]*(?:""[^"]*)*)("?)|!.*|[^\s"!][^\s"]*')
 _NUMBER = re.compile(r"[+-]?\.?\d.*", re.ASCII | re.DOTALL)
 _FLAG = re.compile(r"<[A-Za-z]+>")
+_MOST_FIELD = 131_072
+"""Characters, csv's own limit; it holds for the whole process, and who reads a manifest raises it."""
 _CSV_HEADER = ["Begin", "End", "Label", "Type", "Speaker"]
 
 
@@ -76,6 +78,8 @@ def read_mfa_csv(file: str, data: bytes, tier: str) -> Entry:
         if next(reader, None) != _CSV_HEADER:
             raise BadAlignment(file, 1, f"the header must be {','.join(_CSV_HEADER)}")
         for row in filter(None, reader):
+            if max(map(len, row)) > _MOST_FIELD:
+                raise csv.Error
             if len(row) != len(_CSV_HEADER):
                 raise BadAlignment(file, reader.line_num, f"{len(_CSV_HEADER)} columns are expected, found {len(row)}")
             start, end = (parse_number(text, file, reader.line_num) for text in row[:2])

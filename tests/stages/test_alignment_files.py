@@ -1,5 +1,6 @@
 """The readers of alignment files, the folder and the index."""
 
+import csv
 import gzip
 import json
 import math
@@ -354,6 +355,21 @@ BAD = {
     ],
 }
 FORMAT = {"a.csv": "textgrid", "a.json": "whisperx"}
+
+
+def test_what_another_reader_set_for_csv_changes_nothing(tmp_path):
+    (tmp_path / "a.csv").write_text(BAD["a.csv"][-1])
+    said = []
+    before = csv.field_size_limit(131_072)
+    try:
+        for limit in (131_072, 2**24):
+            csv.field_size_limit(limit)
+            with pytest.raises(BadAlignment) as caught:
+                AlignmentIndex(source_of(str(tmp_path / "a.csv"), "textgrid"), "words").read(0)
+            said.append(str(caught.value))
+    finally:
+        csv.field_size_limit(before)
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize(("name", "number"), [(name, i) for name, all_ in BAD.items() for i in range(len(all_))])
