@@ -3,7 +3,6 @@
     python -m benchmarks.scale plan 1000000 10000000      seconds, CPU and memory of planning so many rows
     python -m benchmarks.scale splits 1000 100000         status, reconcile and side files for so many splits
     python -m benchmarks.scale footer 256 100000          reading one split's rows from a file of so many row groups
-    python -m benchmarks.scale requests                   requests of one split to an S3 server (needs moto)
 
 The manifest is made as it would be found: Parquet files of a million rows, 12 s each, ten to a recording. Everything is
 written below TMPDIR and deleted afterwards. Each figure is taken in a process of its own.
@@ -188,80 +187,6 @@ def read_footers(folder: Path, groups: int) -> dict[str, Any]:
     return told | {"footer_bytes": pq.read_metadata(path).serialized_size, "groups": groups}
 
 
-def count_requests(folder: Path) -> dict[str, Any]:
-    """Run jobs of 8 and of 24 splits on an S3 server and tell their requests apart."""
-    few, many = (_requests(folder, splits) for splits in (8, 24))
-    kinds = sorted({*few, *many})
-    return {
-        "per_split": {kind: (many.get(kind, 0) - few.get(kind, 0)) / 16 for kind in kinds},
-        "whole_of_24": many,
-    }
-
-
-def _requests(folder: Path, splits: int) -> dict[str, int]:
-    command = [sys.executable, "-m", "benchmarks.scale", "--child", "requests_child", str(folder), str(splits)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    counts: dict[str, int] = json.loads(answer.splitlines()[-1])["counts"]
-    return counts
-
-
-def requests_child(folder: Path, splits: int) -> dict[str, Any]:
-    import os
-    from collections import Counter
-
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
-
-    counts: Counter[str] = Counter()
-    inside = DomainDispatcherApplication(create_backend_app)
-
-    def counted(environ: Any, start: Any) -> Any:
-        method = environ["REQUEST_METHOD"]
-        listed = method == "GET" and "list-type" in environ.get("QUERY_STRING", "")
-        counts["LIST" if listed else method] += 1
-        return inside(environ, start)
-
-    import threading
-
-    server = make_server("127.0.0.1", 0, counted, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    os.environ |= {
-        "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }  # fmt: skip
-    import fsspec
-
-    fsspec.filesystem("s3").mkdir("bucket")
-    job, plan = _tiny_job(f"s3://bucket/out{splits}", splits)
-    counts.clear()
-    from pipeline.drive import EngineSettings, drive
-
-    drive(job, plan, EngineSettings(workers=1), lambda *_: None)
-    server.shutdown()
-    return {"counts": dict(counts)}
-
-
-def _tiny_job(root: str, splits: int) -> Any:
-    """A job whose rows are all rejected by their missing files: only storage works."""
-    from pipeline.job import Job
-    from pipeline.plan import write_plan
-    from pipeline.shards import ShardSinkConfig  # noqa: F401 (the real sink needs a tokenizer)
-    from schemas.records import Utterance
-    from tests.poison import LinesConfig
-
-    rows = [
-        Utterance(
-            key=f"u{i}", id=f"u{i}", audio="a.wav", location="/nowhere/a.wav", text="a", recording=f"r{i}", index=i,
-            length=160_000,
-        )
-        for i in range(splits)
-    ]  # fmt: skip
-    plan = write_plan(f"{root}/plan", "/nowhere", rows, 10 / 3600)
-    assert len(plan.sizes) == splits
-    return Job(root=root, rows_path=plan.rows_path, base="", fingerprint="f" * 16, sink=LinesConfig()), plan
-
-
 class _measured:
     """Measures wall and CPU seconds, and the largest resident memory of this process, into a dict."""
 
@@ -278,7 +203,7 @@ class _measured:
 
 CHILDREN: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "plan": plan_manifest, "status": status, "summary": summary, "listing": listing, "reconcile": reconcile,
-    "footer": read_footers, "requests_child": requests_child,
+    "footer": read_footers,
 }  # fmt: skip
 
 
@@ -295,15 +220,13 @@ def main() -> None:
         print(json.dumps(CHILDREN[sys.argv[2]](Path(sys.argv[3]), int(sys.argv[4]))))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "splits", "footer", "requests"))
+    parser.add_argument("what", choices=("plan", "splits", "footer"))
     parser.add_argument("sizes", nargs="*", type=int)
     args = parser.parse_args()
-    for size in args.sizes or [0]:
+    for size in args.sizes:
         with tempfile.TemporaryDirectory(prefix="interloom-scale-") as name:
             folder = Path(name)
-            if args.what == "requests":
-                print(json.dumps(count_requests(folder), sort_keys=True))
-            elif args.what == "splits":
+            if args.what == "splits":
                 for found in look_at_splits(folder, size):
                     print(json.dumps({"splits": size, **found}, sort_keys=True), flush=True)
             else:

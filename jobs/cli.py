@@ -62,17 +62,60 @@ def run(recipe: str, overrides: Sequence[str], manifest: str, audio_root: str | 
 @recipe_argument
 @manifest_option
 @out_option
+@click.option("--estimate", is_flag=True, help="Measure a sample and print what the build will cost.")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Estimate for so many.  [default: CPU cores]")
+@click.option(
+    "--sample-minutes",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    help="Audio that the estimate measures.",
+)
+@click.option("--device", default="auto", show_default=True, help="For models in the sample: auto, cpu, cuda, cuda:N.")
+@click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @command
-def plan(recipe: str, overrides: Sequence[str], manifest: str, audio_root: str | None, out: str) -> None:
+def plan(
+    recipe: str,
+    overrides: Sequence[str],
+    manifest: str,
+    audio_root: str | None,
+    out: str,
+    estimate: bool,
+    workers: int | None,
+    sample_minutes: float,
+    device: str,
+    as_json: bool,
+) -> None:
     """Cut a manifest into splits: one split makes one shard.
 
     \b
-    Example:
+    Examples:
       interloom plan embedded --manifest manifest.jsonl --out out
+      interloom plan embedded --manifest manifest.jsonl --out out --estimate --workers 64
     """
+    import os
+
+    from rich.console import Console
+
+    from jobs.estimate import estimate_step
     from jobs.steps import plan_step
 
-    plan_step(make_console(), load_recipe(recipe, overrides), manifest, rooted(out), audio_root_of(audio_root))
+    if not estimate and (as_json or workers is not None):
+        raise click.UsageError("--json and --workers go with --estimate")
+    loaded, folder = load_recipe(recipe, overrides), rooted(out)
+    console = Console(stderr=True, soft_wrap=True) if as_json else make_console()
+    plan_step(console, loaded, manifest, folder, audio_root_of(audio_root))
+    if estimate:
+        require_device(device, "local")
+        estimate_step(
+            console,
+            loaded,
+            folder,
+            workers=workers or os.cpu_count() or 1,
+            minutes=sample_minutes,
+            device=device,
+            as_json=as_json,
+        )
 
 
 @main.command()

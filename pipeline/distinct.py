@@ -12,6 +12,8 @@ import tempfile
 from bisect import bisect_right
 from typing import IO
 
+import numpy as np
+
 RECENT = 2_000_000
 """Digests in memory: about 100 bytes each."""
 FILTER_BYTES = 2**29
@@ -29,7 +31,7 @@ class Distinct:
     def __init__(self, recent: int = RECENT) -> None:
         self._limit = recent
         self._recent: set[bytes] = set()
-        self._filter = bytearray()
+        self._filter = memoryview(b"")
         self._runs: list[_Run] = []
 
     def add(self, name: str) -> bool:
@@ -51,7 +53,7 @@ class Distinct:
     def _spill(self) -> None:
         """Write what is in memory as a run, and enter it in the filter."""
         if not self._filter:
-            self._filter = bytearray(FILTER_BYTES)
+            self._filter = memoryview(np.zeros(FILTER_BYTES, np.uint8))  # pages come as they are written
         bits = self._filter
         ordered = sorted(self._recent)
         for digest in ordered:

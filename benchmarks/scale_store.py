@@ -1,0 +1,109 @@
+"""Requests that a build makes to an S3 server, counted at the server (needs moto).
+
+    python -m benchmarks.scale_store
+
+Jobs of 8 and of 24 splits, whose sinks write 1 or 4 files, run through the driver, the local engine and the executor.
+The differences tell what a split costs, and what each of its files costs. LIST depends on how long a run takes: the
+driver looks every few seconds.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pipeline.drive import EngineSettings, drive
+from pipeline.job import Job, Outcome
+from pipeline.plan import write_plan
+from schemas.records import Utterance
+
+FEW, MANY = 8, 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesConfig:
+    """A sink that writes so many small files for each split."""
+
+    files: int
+
+    def setup(self) -> "Files":
+        return Files(self)
+
+
+class Files:
+    def __init__(self, config: FilesConfig) -> None:
+        self._config = config
+
+    def write(self, split: int, outcomes: Iterable[Outcome], folder: Path) -> dict[str, Any]:
+        count = len(list(outcomes))
+        for number in range(self._config.files):
+            (folder / f"file-{split:06d}.{number}").write_text("x")
+        return {"inputs": count, "records": count, "rejects": 0, "reasons": {}}
+
+
+def count(splits: int, files: int) -> dict[str, int]:
+    """Run a job on a fresh server; return its requests by kind."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    counts: Counter[str] = Counter()
+    inside = DomainDispatcherApplication(create_backend_app)
+
+    def counted(environ: Any, start: Any) -> Any:
+        method = environ["REQUEST_METHOD"]
+        listed = method == "GET" and "list-type" in environ.get("QUERY_STRING", "")
+        counts["LIST" if listed else method] += 1
+        return inside(environ, start)
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server("127.0.0.1", 0, counted, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    import fsspec
+
+    fsspec.filesystem("s3").mkdir("bucket")
+    rows = [_row(i) for i in range(splits)]
+    plan = write_plan("s3://bucket/out/plan", "/nowhere", rows, 10 / 3600)
+    job = Job(root="s3://bucket/out", rows_path=plan.rows_path, fingerprint="f" * 16, sink=FilesConfig(files=files))
+    counts.clear()
+    drive(job, plan, EngineSettings(workers=1), lambda *_: None)
+    server.shutdown()
+    return dict(counts)
+
+
+def _row(index: int) -> Utterance:
+    return Utterance(
+        key=f"u{index}", id=f"u{index}", audio="a.wav", location="/nowhere/a.wav", text="a", recording=f"r{index}",
+        index=index, length=160_000,
+    )  # fmt: skip
+
+
+def main() -> None:
+    from benchmarks import scale_store  # by this name the engine process finds the sink
+
+    found = {}
+    for splits, files in ((FEW, 1), (MANY, 1), (MANY, 4)):
+        with get_context("spawn").Pool(1) as pool:  # one server for each process
+            found[splits, files] = pool.apply(scale_store.count, (splits, files))
+    kinds = sorted(set().union(*found.values()))
+    few, many, more = (found[key] for key in ((FEW, 1), (MANY, 1), (MANY, 4)))
+    file = {kind: (more.get(kind, 0) - many.get(kind, 0)) / MANY / 3 for kind in kinds}
+    split = {kind: (many.get(kind, 0) - few.get(kind, 0)) / (MANY - FEW) - file[kind] for kind in kinds}
+    json.dump({"each_file": file, "each_split": split}, sys.stdout, sort_keys=True)
+    print()
+
+
+if __name__ == "__main__":
+    main()
