@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from pipeline.commit import committed_splits
 from pipeline.drive import EngineSettings, drive
 from pipeline.storage import join, list_names, read_bytes, read_json
+from schemas.records import Clip
+from schemas.rejects import Reason, Reject
 from tests.faults.s3 import BUCKET, Proxy, Server, bucket
 from tests.pipeline.test_executor import keys
-from tests.poison import PoisonConfig, job_for
+from tests.poison import PoisonConfig, job_for, utterances
 
 SPLITS = 40
 LOCAL = EngineSettings(engine="local", workers=2, stall_seconds=200)
@@ -120,3 +123,26 @@ def test_a_server_killed_in_mid_build_costs_nothing(tmp_path: Path) -> None:
     assert reader.bad == []
     assert reader.records > SPLITS
     assert proxy.cuts == 2
+
+
+@pytest.mark.slow
+def test_audio_is_read_from_a_store(tmp_path: Path) -> None:
+    import numpy as np
+    import s3fs
+    import soundfile
+
+    from stages.decode import DecodeConfig
+
+    tone = (np.sin(np.arange(32_000) / 20) * 8000).astype(np.int16)
+    soundfile.write(tmp_path / "tone.flac", tone, 16_000)
+    there, missing = [
+        replace(row, location=f"s3://{BUCKET}/audio/{name}", length=None)
+        for row, name in zip(utterances(2), ("tone.flac", "none.flac"), strict=True)
+    ]
+    with bucket(tmp_path):
+        s3fs.S3FileSystem().put_file(str(tmp_path / "tone.flac"), f"{BUCKET}/audio/tone.flac")
+        clip, reject = DecodeConfig().setup().process([there, missing])
+    assert isinstance(clip, Clip)
+    assert np.array_equal(clip.pcm, tone)
+    assert isinstance(reject, Reject)
+    assert reject.reason == Reason.MISSING_AUDIO

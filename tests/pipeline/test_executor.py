@@ -93,7 +93,7 @@ def test_a_memory_error_is_a_death_like_any_other(tmp_path: Path) -> None:
 
 
 def test_a_death_beside_other_work_is_no_strike(tmp_path: Path) -> None:
-    job, _ = job_for(tmp_path, PoisonConfig(), batch=1, record_seconds=30.0)
+    job, _ = job_for(tmp_path, PoisonConfig(seconds=0.6), batch=1, record_seconds=30.0)
     dying = replace(job, sink=LinesConfig(dies_on=0, slow_seconds=1.0))
     with executor(dying) as one, pytest.raises(SplitFailed, match="outside any record"):
         one.run(0, 1)
