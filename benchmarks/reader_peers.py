@@ -48,15 +48,20 @@ def aligned_records(dataset: Dataset, limit: int) -> list[Aligned]:
 
 
 def unit_tokenizer(texts: Sequence[str], units: int) -> Callable[[str], list[int]]:
-    """Return a byte-level BPE of 8,000 pieces that knows `<speech>`, `<text>` and the unit tokens."""
+    """Return transformers' tokenizer over a byte-level BPE of 8,000 pieces that knows `<speech>`, `<text>` and units.
+
+    slamkit calls a tokenizer of transformers, so this does.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=8000, show_progress=False))
     tokenizer.add_special_tokens(["<speech>", "<text>", *(f"<Un{unit}>" for unit in range(units))])
-    return lambda text: list(tokenizer.encode(text).ids)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    return lambda text: fast(text)["input_ids"]
 
 
 def word_by_word_pass(records: Sequence[Aligned], tokenize: Callable[[str], list[int]], seed: int) -> int:
