@@ -25,19 +25,16 @@ class WordIds:
             return b"".join(map(self._known.__getitem__, words))
         except KeyError:
             pass
+        new = [word for word in dict.fromkeys(words) if word not in self._known] if self._by_word else []
         # A word with whitespace in it is none to the tokenizer; it stays out of the table, so it always comes by here.
-        if not self._by_word or any(word.split() != [word] for word in words):
+        if not self._by_word or any(word.split() != [word] for word in new):
             return _as_bytes(self._tokenizer.encode(" ".join(words)))
-        return b"".join([self._word(word) for word in words])
-
-    def _word(self, word: str) -> bytes:
-        found = self._known.get(word)
-        if found is None:
-            found = _as_bytes(self._tokenizer.encode_word(word))
-            if len(self._known) >= self._max_words:
-                self._known.clear()
-            self._known[word] = found
-        return found
+        if len(self._known) + len(new) > self._max_words:
+            self._known.clear()
+            new = list(dict.fromkeys(words))
+        for word in new:
+            self._known[word] = _as_bytes(self._tokenizer.encode_word(word))
+        return b"".join(map(self._known.__getitem__, words))
 
 
 def _as_bytes(ids: list[int]) -> bytes:
