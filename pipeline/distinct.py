@@ -53,7 +53,7 @@ class Distinct:
     def _spill(self) -> None:
         """Write what is in memory as a run, and enter it in the filter."""
         if not self._filter:
-            self._filter = memoryview(np.zeros(FILTER_BYTES, np.uint8))  # pages come as they are written
+            self._filter = np.zeros(FILTER_BYTES, np.uint8).data  # pages come as they are written
         bits = self._filter
         ordered = sorted(self._recent)
         for digest in ordered:

@@ -47,7 +47,9 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def hashed_form(row: Mapping[str, Any]) -> bytes:
     """Return what a row adds to the fingerprint of a plan: the canonical JSON of what it says."""
     without = ("reason", "detail") if row["reason"] is None else ("length", "channel")
-    return orjson.dumps({k: v for k, v in row.items() if k not in without}, option=orjson.OPT_SORT_KEYS)
+    said = {name: value for name, value in row.items() if name not in without}
+    data: bytes = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+    return data
 
 
 class Spool:

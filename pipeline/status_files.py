@@ -11,6 +11,7 @@ import orjson
 
 from pipeline.commit import committed_splits
 from pipeline.storage import is_remote, join
+from pipeline.stores import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +51,7 @@ def commit_times(root: str) -> dict[int, float | None]:
         except FileNotFoundError:
             return {}
         return {split: _local_time(found, split) for split in committed_splits(found)}
-    filesystem, key = fsspec.core.url_to_fs(folder)
-    filesystem.invalidate_cache(key)
-    try:
-        listed = filesystem.ls(key, detail=True)
-    except FileNotFoundError:
-        return {}
-    items = {item["name"].rsplit("/", 1)[-1]: item for item in listed}
+    items = Store(folder).children()
     return {split: _remote_time(items[f"shard-{split:06d}.commit.json"]) for split in committed_splits(items)}
 
 
