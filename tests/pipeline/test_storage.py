@@ -211,6 +211,9 @@ def test_without_conditional_writes_a_record_is_compared(lagging: type[Lagging])
     assert committed(ROOT, 0) == read_json(commit_path(ROOT, 0))
     with pytest.raises(CommitConflict, match="other bytes"):
         committed(ROOT, 0, "two")
+    assert publish_json_once({"a": 1}, f"{ROOT}/once.json")
+    assert publish_json_once({"a": 1}, f"{ROOT}/once.json")
+    assert not publish_json_once({"a": 2}, f"{ROOT}/once.json")
 
 
 def test_what_arrived_torn_is_sent_again(lagging: type[Lagging], quick: None) -> None:
