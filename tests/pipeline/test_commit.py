@@ -60,6 +60,8 @@ def test_an_interruption_anywhere_leaves_no_record_or_a_whole_split(
             patched.setattr(module, name, interrupted(name))
         with pytest.raises(Interrupted):
             commit(str(root), 3, "plan", scratch(root, 3), FACTS)
+    if Path(commit_path(str(root), 3)).exists():
+        assert contents(root) == contents(tmp_path / "calm")
     done = valid_commit(str(root), "plan", 3)
     assert (done is None) is not (step == STEPS - 1 and not before)
     assert valid_commits(str(root), "plan", [3]) == ({} if done is None else {3: expected})
