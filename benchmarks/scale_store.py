@@ -1,6 +1,7 @@
 """Requests that a build makes to an S3 server, counted at the server (needs moto).
 
-    python -m benchmarks.scale_store
+    python -m benchmarks.scale_store                  requests of a build, for each split and each of its files
+    python -m benchmarks.scale_store status 2000      requests and seconds of one look at so many splits
 
 Jobs of 8 and of 24 splits, whose sinks write 1 or 4 files, run through the driver, the local engine and the executor.
 The differences tell what a split costs, and what each of its files costs. LIST depends on how long a run takes: the
@@ -11,7 +12,9 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,8 +51,8 @@ class Files:
         return {"inputs": count, "records": count, "rejects": 0, "reasons": {}}
 
 
-def count(splits: int, files: int) -> dict[str, int]:
-    """Run a job on a fresh server; return its requests by kind."""
+def serve() -> Counter[str]:
+    """Start an S3 server in this process, point the environment to it; return its count of requests by kind."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
@@ -71,6 +74,41 @@ def count(splits: int, files: int) -> dict[str, int]:
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+    return counts
+
+
+def look(splits: int) -> dict[str, Any]:
+    """Look at a dataset of so many splits in the store; the objects are put into the server's memory directly."""
+    import fsspec
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    from benchmarks.scale import write_splits
+    from pipeline.status import Observer
+
+    counts = serve()
+    fsspec.filesystem("s3").mkdir("bucket")
+    with tempfile.TemporaryDirectory(prefix="interloom-scale-") as folder:
+        write_splits(Path(folder) / "out", splits)
+        backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                backend.put_object("bucket", str(path.relative_to(folder)), path.read_bytes())
+    counts.clear()
+    begun = time.monotonic()
+    found = Observer("s3://bucket/out").look()
+    seconds = time.monotonic() - begun
+    return {
+        "committed": found.committed,
+        "read": found.counts.splits,
+        "requests": dict(counts),
+        "wall_s": round(seconds, 2),
+    }
+
+
+def count(splits: int, files: int) -> dict[str, int]:
+    """Run a job on a fresh server; return its requests by kind."""
+    counts = serve()
     import fsspec
 
     fsspec.filesystem("s3").mkdir("bucket")
@@ -79,7 +117,6 @@ def count(splits: int, files: int) -> dict[str, int]:
     job = Job(root="s3://bucket/out", rows_path=plan.rows_path, fingerprint="f" * 16, sink=FilesConfig(files=files))
     counts.clear()
     drive(job, plan, EngineSettings(workers=1), lambda *_: None)
-    server.shutdown()
     return dict(counts)
 
 
@@ -91,6 +128,10 @@ def _row(index: int) -> Utterance:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["status"]:
+        for size in sys.argv[2:]:
+            print(json.dumps({"splits": int(size), **look(int(size))}, sort_keys=True), flush=True)
+        return
     from benchmarks import scale_store  # by this name the engine process finds the sink
 
     found = {}

@@ -125,7 +125,7 @@ def inspect(dataset: str, key: str | None, epoch: int) -> None:
 )
 @click.option("--summary", is_flag=True, help="Print a block of text for a ticket.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
-@click.option("--all", "everything", is_flag=True, help="Read every commit record of an object store too.")
+@click.option("--all", "everything", is_flag=True, help="Read every commit record, whatever it costs.")
 @command
 def status(
     folder: str, watch: float | None, prometheus: str | None, summary: bool, as_json: bool, everything: bool

@@ -104,8 +104,8 @@ def measure(
     if not sum(record["records"] for record in records.values()):
         raise EstimateFailed("every row of the sample was rejected: " + _reasons(records))
     names = [f"{split:06d}.json" for split in records]
-    found = read_many(join(folder, "work", "timings"), names).values()
-    timings = [timing for value in found if (timing := Timing.of(value)) is not None]
+    found = read_many(join(folder, "work", "timings"), names)
+    timings = [timing for _, value in found if (timing := Timing.of(value)) is not None]
     flac, other = _members(folder, records)
     stages: dict[str, float] = {}
     for timing in timings:

@@ -16,6 +16,8 @@ from pipeline.storage import is_remote, join, list_names, read_json
 
 LOOK_REMOTE = 500
 """Commit records, and timings, that one look fetches from an object store: each is a request."""
+LOOK_LOCAL = 50_000
+"""Commit records that one look reads from a local folder."""
 LOOK_TIMINGS = 2000
 """Timings that one look reads from a local folder."""
 RECENT = 100
@@ -153,10 +155,10 @@ class Observer:
     def _read_commits(self, committed: set[int]) -> None:
         for split in set(self._counts) - committed:  # a repair took it back
             del self._counts[split]
-        limit = LOOK_REMOTE if is_remote(self._root) else len(self._plan.sizes)
+        limit = LOOK_REMOTE if is_remote(self._root) else LOOK_LOCAL
         chosen = self._chosen(committed - set(self._counts), limit)
         names = {f"shard-{split:06d}.commit.json": split for split in chosen}
-        for name, record in read_many(join(self._root, "shards"), names).items():
+        for name, record in read_many(join(self._root, "shards"), names):
             counts = _counts_of(record)
             if counts is not None:
                 self._counts[names[name]] = counts
@@ -164,7 +166,7 @@ class Observer:
     def _read_timings(self, committed: set[int]) -> None:
         limit = LOOK_REMOTE if is_remote(self._root) else LOOK_TIMINGS
         names = {f"{split:06d}.json": split for split in self._chosen(committed - set(self._timings), limit)}
-        for name, value in read_many(join(self._root, "work", "timings"), names).items():
+        for name, value in read_many(join(self._root, "work", "timings"), names):
             timing = Timing.of(value)
             if timing is not None:
                 self._timings[names[name]] = timing
@@ -215,10 +217,9 @@ def recent_rate(plan: Plan, times: Mapping[int, float]) -> float | None:
 
 def _failures(root: str) -> tuple[Failure, ...]:
     folder = join(root, "work", "failed")
-    found = read_many(folder, sorted(list_names(folder)))
     return tuple(
         Failure(split=value["split"], error=str(value.get("error")))
-        for value in found.values()
+        for _, value in read_many(folder, sorted(list_names(folder)))
         if isinstance(value, dict) and isinstance(value.get("split"), int)
     )
 
@@ -226,7 +227,7 @@ def _failures(root: str) -> tuple[Failure, ...]:
 def _struck(root: str) -> tuple[Strike, ...]:
     folder = join(root, "work", "strikes")
     found: list[Strike] = []
-    for name, value in read_many(folder, sorted(list_names(folder))).items():
+    for name, value in read_many(folder, sorted(list_names(folder))):
         strikes = value.get("strikes") if isinstance(value, dict) else None
         if isinstance(strikes, dict) and name[:6].isdigit():
             split = int(name.partition(".")[0])

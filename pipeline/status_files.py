@@ -1,17 +1,21 @@
 """The files that a status is read from: commit records and their times, timings, small JSON files by the thousand."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import fsspec
 import orjson
 
 from pipeline.commit import committed_splits
-from pipeline.storage import is_remote, join
+from pipeline.plan_files import batched
+from pipeline.storage import is_remote, join, read_json
 from pipeline.stores import Store
+
+FETCHERS = 32
+"""Objects of a store that are fetched at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +82,21 @@ def _remote_time(item: Mapping[str, Any]) -> float | None:
     return None
 
 
-def read_many(folder: str, names: Iterable[str]) -> dict[str, Any]:
-    """Read JSON files of a folder; those missing or damaged are left out. Remote ones are fetched concurrently."""
-    wanted = list(names)
+def read_many(folder: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the JSON files of a folder by name, one in memory at a time; those missing or damaged are left out.
+
+    Remote ones are fetched `FETCHERS` at a time.
+    """
     if not is_remote(folder):
-        return {name: value for name in wanted if (value := _read_local(f"{folder}/{name}")) is not None}
-    if not wanted:
-        return {}
-    filesystem, key = fsspec.core.url_to_fs(folder)
-    fetched = filesystem.cat([f"{key}/{name}" for name in wanted], on_error="omit")
-    parsed = {path.rsplit("/", 1)[-1]: _parsed(data) for path, data in fetched.items()}
-    return {name: value for name, value in parsed.items() if value is not None}
+        for name in names:
+            if (value := _read_local(f"{folder}/{name}")) is not None:
+                yield name, value
+        return
+    with ThreadPoolExecutor(FETCHERS) as pool:
+        for some in batched(names, 8 * FETCHERS):
+            for name, value in zip(some, pool.map(lambda name: read_json(join(folder, name)), some), strict=True):
+                if value is not None:
+                    yield name, value
 
 
 def _read_local(path: str) -> Any:
