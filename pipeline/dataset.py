@@ -130,7 +130,7 @@ def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, members by extension) of a WebDataset tar, streaming.
 
     Raises:
-        BadDataset: if the tar is damaged; the message names it.
+        BadDataset: if the tar is damaged, or holds what no shard of ours does; the message names it.
     """
     try:
         with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
@@ -138,6 +138,8 @@ def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
             for info in tar:
                 if not info.isfile():
                     continue
+                if info.issparse() or "/" in info.name:  # a sparse member of a kilobyte may unfold to terabytes
+                    raise tarfile.ReadError(f"{info.name[:100]!r} is no plain file KEY.EXTENSION")
                 stem, _, extension = PurePosixPath(info.name).name.partition(".")
                 if stem != key and members:
                     yield key, members
@@ -151,5 +153,5 @@ def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 raise tarfile.ReadError("it breaks off")
             if members:
                 yield key, members
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: numbers in a pax header
         raise BadDataset(f"{url} is damaged ({error}); delete its commit record and run the build again") from error

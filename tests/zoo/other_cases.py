@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.seeds_text import record_members, shard_seeds
+from tests.fuzz.seeds_text import record_members, shard_seeds, sparse_tar
 from tests.zoo.book import Case, Zoo
 
 LAUGHS = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
@@ -100,9 +100,12 @@ def add_shards(zoo: Zoo) -> None:
     for name, pax in (
         ("size", {"size": "99999999999999"}),
         ("minus", {"size": "-5"}),
+        ("sparse", {"GNU.sparse.size": "4294967296", "GNU.sparse.numblocks": "1", "GNU.sparse.map": "0,1"}),
+        ("map", {"GNU.sparse.map": "x"}),
         ("path", {"path": "../../etc/passwd.json"}),
     ):
         case(f"pax-{name}", tar(("u1.json", b"{}"), format=tarfile.PAX_FORMAT, pax_headers=pax), "refused")
+    case("sparse-bomb", sparse_tar(1 << 32), "refused")
     case("cut", shard_seeds()[0][:3000], "refused")
     case("zeros", bytes(20480), "nothing")
     case("no-tar", b"this is no tar" * 900, "refused")
