@@ -91,7 +91,7 @@ recipe_argument = options(
 )
 manifest_option = options(
     click.option(
-        "--manifest", required=True, help="JSON Lines, CSV / TSV with a header, or a LibriSpeech-style folder."
+        "--manifest", required=True, help="JSON Lines, CSV / TSV with a header, Parquet, or a LibriSpeech-style folder."
     ),
     click.option(
         "--audio-root", default=None, help="Where relative audio paths start.  [default: the manifest's folder]"
