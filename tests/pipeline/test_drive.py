@@ -101,6 +101,20 @@ def test_a_driver_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path
     assert not list((root / "work" / "tmp").glob("*"))
 
 
+def test_what_a_killed_worker_left_is_gone_at_the_end_of_the_same_run(tmp_path: Path) -> None:
+    job, plan = job_for(tmp_path, PoisonConfig(seconds=0.1))
+
+    def leave(done: int, *_: object) -> None:
+        if 0 < done < 6:
+            (tmp_path / "shards" / "shard-000000.commit.json.tmp-dead").write_text("half")
+            (tmp_path / "work" / "tmp" / "000000-dead").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "work" / "alive" / "dead").write_text("1")
+
+    drive(job, plan, LOCAL, leave)
+    assert not list((tmp_path / "shards").glob("*.tmp-*"))
+    assert not [path for name in ("tmp", "alive") for path in (tmp_path / "work" / name).glob("*")]
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     import fcntl
 
