@@ -22,7 +22,9 @@ class Cluster:
             self.address = f"127.0.0.1:{found.getsockname()[1]}"
         self._folder = folder
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.environment = {**token, "RAY_task_oom_retries": "1", "RAY_worker_niceness": "0"}
+        # A busy machine must not pass for a dead node; a killed raylet refuses the connection and is found at once.
+        patience = {"RAY_health_check_timeout_ms": "60000", "RAY_health_check_initial_delay_ms": "60000"}
+        self.environment = {**token, **patience, "RAY_task_oom_retries": "1", "RAY_worker_niceness": "0"}
         self._nodes_environment = {
             **os.environ,
             **self.environment,
