@@ -129,6 +129,11 @@ def test_the_bytes_of_a_dataset_are_found_again(tmp_path):
     assert flac > other / 10
     beside = sum(path.stat().st_size for path in Path(root, "shards").iterdir()) - tars
     assert 4 * constant + 12 * each == pytest.approx(beside, rel=0.01)
+    # One split of all records would have one table and one commit record, and the same rejects and offsets.
+    table = Path(root, "together.parquet").stat().st_size
+    commit = sum(path.stat().st_size for path in Path(root, "shards").glob("*.commit.json")) / 4
+    rejects = sum(path.stat().st_size for path in Path(root, "shards").glob("rejects-*"))
+    assert constant + 12 * each == pytest.approx(table + commit + 8 + 12 * 8 + rejects)
 
 
 def test_a_plan_without_a_usable_row_is_an_error_of_one_line(tmp_path):
