@@ -30,7 +30,7 @@ def serve_on_loopback_only() -> None:
 
     Beam starts its workers with the address `localhost` in any case.
     """
-    import grpc
+    import grpc  # type: ignore[import-untyped]
 
     make = grpc.server
 

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,13 @@ def manifest(folder: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A temporary folder for the run; its name is short, because Ray keeps sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="s-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 def test_the_search_finds_a_secret(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "log").write_text(f"token={SECRETS['HF_TOKEN']}")
@@ -64,9 +73,8 @@ def test_the_search_finds_a_secret(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("engine", ["local", "beam", "ray"])
-def test_a_run_leaves_no_secret_anywhere(tmp_path: Path, engine: str) -> None:
-    scratch, out, seen, over = tmp_path / "t", tmp_path / "out", set[str](), threading.Event()
-    scratch.mkdir()
+def test_a_run_leaves_no_secret_anywhere(tmp_path: Path, scratch: Path, engine: str) -> None:
+    out, seen, over = tmp_path / "out", set[str](), threading.Event()
 
     def look() -> None:
         while not over.wait(1.0):
