@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import repair
 from pipeline.dataset import BadDataset, Dataset, samples
 from pipeline.fit import load_artifacts
 from pipeline.inside import is_inside
@@ -100,6 +101,17 @@ def test_a_list_of_artifacts_that_names_others_counts_as_damaged(dataset: Path, 
     listing["artifacts"]["tokenizer"]["path"] = path
     (dataset / "artifacts" / "artifacts.json").write_text(json.dumps(listing))
     assert load_artifacts(str(dataset)) is None
+
+
+def test_repair_moves_nothing_that_lies_outside(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim, there = dataset.parent / "secret", list[bool]()
+    info = json.loads((dataset / "dataset.json").read_text())
+    info["artifacts"]["units"] = {"path": "artifacts/../../secret", "sha256": "0" * 64}
+    (dataset / "dataset.json").write_text(json.dumps(info))
+    monkeypatch.setattr(repair, "run_fit", lambda *_: there.append(victim.exists()) or {})
+    repair._mend_artifacts(str(dataset), {"artifacts/tokenizer.model"}, None, None, None)  # type: ignore[arg-type]
+    assert there == [True]
+    assert not (dataset / "artifacts" / "tokenizer.model").exists()  # what lies inside was set aside
 
 
 def hostile_tar(name: str, kind: bytes = tarfile.REGTYPE) -> bytes:
