@@ -60,3 +60,10 @@ def test_what_stays_in_memory_is_the_filter_and_the_latest():
     count, grown = map(int, answer.split())
     assert count == 60_000
     assert grown * 1024 < distinct.FILTER_BYTES + 20 * 2**20
+
+
+def test_bytes_that_lie_across_two_digests_are_no_digest():
+    run = distinct._Run([b"\0" * 8 + b"\2" * 8, b"\1" * 8 + b"\3" * 8, b"\2" * 8 + b"\1" * 8])
+    assert b"\2" * 8 + b"\1" * 8 in run  # it also lies across the first two
+    assert b"\2" * 8 + b"\1" * 8 not in distinct._Run([b"\0" * 8 + b"\2" * 8, b"\1" * 8 + b"\3" * 8])
+    assert b"\3" * 8 + b"\2" * 8 not in run
