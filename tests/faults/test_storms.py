@@ -30,6 +30,13 @@ def test_five_kills(engine: EngineName, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_five_kills_on_a_cluster_of_two_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    code = run.main(["--engine", "ray", "--cluster", "--kills", "5", "--seed", "700"])
+    assert code == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_that_stands_still_is_started_again(engine: EngineName, tmp_path: Path) -> None:

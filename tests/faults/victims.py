@@ -26,6 +26,8 @@ def part_of(process: psutil.Process, driver: int) -> str | None:
     ):
         if word in line:
             return part
+    if "Agent" in line:  # of a Ray node, which ends itself with its agents: no worker
+        return None
     return "worker" if any(word in line for word in WORKERS) else None
 
 
