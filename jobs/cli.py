@@ -21,6 +21,7 @@ from jobs.options import (
     run_settings,
 )
 from pipeline.recipes import load_recipe, recipe_names, recipe_yaml
+from pipeline.umask import keep_world_from_writing
 from schemas.recipe import Recipe
 
 
@@ -34,6 +35,7 @@ def main() -> None:
       interloom demo                                  the whole path on the bundled corpus
       interloom run embedded --manifest M --out DIR   your own corpus
     """
+    keep_world_from_writing()
 
 
 @main.command()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jobs.terminal import safe_console
 from pipeline import drive
 from pipeline.executor.parent import timing_path
 from pipeline.storage import join, list_names, read_json
@@ -92,7 +93,7 @@ def print_summary(console: Console, root: str, info: Mapping[str, Any], wall: fl
     """Print counts, hours, the cost of each stage, rejects by reason and what to do next."""
     hours = info["num_samples"] / SAMPLE_RATE / 3600
     console.print(
-        f"\n[bold]{info['name']}[/bold] in {root}: {info['inputs']:,} inputs = {info['records']:,} records + "
+        f"\n{info['name']} in {root}: {info['inputs']:,} inputs = {info['records']:,} records + "
         f"{info['rejects']:,} rejects; {hours:.3f} h in {info['splits']:,} shards; {wall:.0f} s"
     )
     costs, audio, peak = stage_costs(root)
@@ -112,10 +113,10 @@ def print_summary(console: Console, root: str, info: Mapping[str, Any], wall: fl
 
 
 def print_next(console: Console, *lines: str) -> None:
-    console.print("[bold]Next[/bold]")
+    console.print("Next", style="bold")
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def make_console() -> Console:
-    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return safe_console(soft_wrap=not sys.stdout.isatty())

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from jobs.console import progress_bar
 from jobs.options import EXIT_FAILED
+from jobs.terminal import one_safe_line
 from pipeline.build import RunSettings
 from pipeline.recipes import load_recipe
 from pipeline.removal_checks import RemoveFailed
@@ -110,5 +111,5 @@ def repair_step(
 
 
 def _failed(error: Exception) -> int:
-    click.echo(f"interloom: {' '.join(str(error).split())}", err=True)
+    click.echo(f"interloom: {one_safe_line(str(error))}", err=True)
     return EXIT_FAILED

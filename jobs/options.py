@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from jobs.terminal import one_safe_line, safe
 from pipeline.drive import EngineSettings, FolderInUse, RunFailed
 from pipeline.engines import ENGINES
 from schemas.recipe import Recipe
@@ -51,16 +52,16 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except failed as error:
-            click.echo(f"interloom: {error}", err=True)
+            click.echo(f"interloom: {safe(str(error))}", err=True)
             raise SystemExit(EXIT_FAILED) from None
         except usage as error:
             if os.environ.get("INTERLOOM_DEBUG"):
                 raise
             hint = "; it comes with: pip install 'interloom[all]'" if isinstance(error, ImportError) else ""
-            click.echo(f"interloom: {' '.join(str(error).split())}{hint}", err=True)
+            click.echo(f"interloom: {one_safe_line(str(error))}{hint}", err=True)
             raise SystemExit(EXIT_USAGE) from None
         except storage_errors() as error:
-            click.echo(f"interloom: the object store: {' '.join(str(error).split())}", err=True)
+            click.echo(f"interloom: the object store: {one_safe_line(str(error))}", err=True)
             raise SystemExit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             click.echo("interloom: interrupted; run the same command again to go on where it stopped", err=True)

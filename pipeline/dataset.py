@@ -14,6 +14,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.inside import is_inside
 from schemas.contract import UnitContract
 from schemas.recipe import Recipe
 from schemas.tables import SHARDS
@@ -73,8 +74,15 @@ class Dataset:
         return int(self.info["splits"])
 
     def artifact(self, name: str) -> str:
-        """Return the path of an artifact, e.g. `tokenizer`."""
-        return f"{self.root}/{self.info['artifacts'][name]['path']}"
+        """Return the path of an artifact, e.g. `tokenizer`.
+
+        Raises:
+            BadDataset: if `dataset.json` names a file outside the dataset.
+        """
+        path = self.info["artifacts"][name]["path"]
+        if not is_inside(path):
+            raise BadDataset(f"{self.root}/dataset.json: artifact {name!r} lies outside the dataset: {path!r}")
+        return f"{self.root}/{path}"
 
     @cached_property
     def shard_table(self) -> pa.Table:

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import backends, chain
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.features import FeatureFiles
+from pipeline.inside import is_inside
 from pipeline.job import Job, Limits
 from pipeline.models import Artifacts, pin, referenced
 from pipeline.plan import Plan, all_rows, seconds_of, write_plan
@@ -166,6 +167,8 @@ def load_artifacts(root: str) -> tuple[str, dict[str, Artifact]] | None:
     """Return the fit fingerprint and the artifacts of a folder, or None where it has none."""
     value = read_json(join(root, "artifacts", "artifacts.json"))
     if not isinstance(value, dict) or value.get("format") != FORMAT:
+        return None
+    if not all(is_inside(item["path"]) for item in value["artifacts"].values()):
         return None
     artifacts = {
         name: Artifact(path=join(root, item["path"]), sha256=item["sha256"])

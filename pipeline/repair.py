@@ -19,6 +19,7 @@ from pipeline.drive import Progress
 from pipeline.findings import Finding, Problem
 from pipeline.fit import load_artifacts, models_of
 from pipeline.folder_lock import locked
+from pipeline.inside import is_inside
 from pipeline.models import pin
 from pipeline.plan import Plan, load_rows
 from pipeline.remove import unfinished
@@ -135,7 +136,8 @@ def _mend_artifacts(root: str, bad: set[str], recipe: Recipe, settings: RunSetti
     holder = "dataset.json" if "dataset.json" not in bad else LISTING
     said = (read_json(join(root, holder)) or {}).get("artifacts") or {}
     with locked(root):
-        own = sorted({entry["path"] for entry in said.values() if entry["path"].startswith("artifacts/")})
+        paths = {entry["path"] for entry in said.values() if is_inside(entry["path"])}
+        own = sorted(path for path in paths if path.startswith("artifacts/"))
         aside = _set_aside(root, [LISTING, *own])
     try:
         fitted = run_fit(recipe, settings, progress)

@@ -8,6 +8,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.engines import EngineRequest
+from pipeline.engines.loopback import serve_on_loopback_only
 from pipeline.engines.worker import SplitWorker
 from pipeline.job import Job
 
@@ -47,6 +48,7 @@ def default_options(workers: int) -> list[str]:
 
 
 def run(request: EngineRequest) -> None:
+    serve_on_loopback_only()
     chosen = list(request.options)
     if not any(option.startswith("--runner") for option in chosen):
         chosen = default_options(request.workers) + chosen

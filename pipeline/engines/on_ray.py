@@ -9,10 +9,12 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline.engines import EngineRequest
+from pipeline.engines.loopback import private_ray
 from pipeline.engines.turns import Turns
 from pipeline.engines.worker import SplitWorker, note_failure
 from pipeline.process import WORKER_ENV, import_path
@@ -20,13 +22,19 @@ from pipeline.process import WORKER_ENV, import_path
 MAX_ATTEMPTS = 3
 PACKAGES = ("schemas", "stages", "pipeline", "jobs")
 
-# Read by Ray when it starts: a task that the memory monitor killed is retried once, not for ever; no worker at nice 15.
-RAY_ENV = {"RAY_task_oom_retries": "1", "RAY_worker_niceness": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# Read by Ray when it starts: a task that the memory monitor killed is retried once, not for ever; no worker at nice 15;
+# in a job that was submitted with packages, those that we ship go before them.
+RAY_ENV = {
+    "RAY_task_oom_retries": "1",
+    "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
+}
 
 
 def run(request: EngineRequest) -> None:
     options = parse_options(request.options)
-    os.environ.update(RAY_ENV)
+    os.environ.update(RAY_ENV | (private_ray() if options.address == "local" else {}))
     import ray
 
     scratch = tempfile.mkdtemp(prefix="r-")  # short: a socket path may have 107 characters
@@ -55,12 +63,19 @@ def parse_options(options: Sequence[str]) -> argparse.Namespace:
 def init_arguments(options: argparse.Namespace, workers: int, scratch: str) -> dict[str, Any]:
     quiet = {"address": options.address, "log_to_driver": False, "logging_level": "ERROR"}
     if options.address != "local":
-        code = [str(Path(__file__).resolve().parents[2] / name) for name in PACKAGES]
-        return {**quiet, "runtime_env": {"py_modules": code, "env_vars": WORKER_ENV}}
+        return {**quiet, "runtime_env": {"py_modules": list(map(_folder, PACKAGES)), "env_vars": WORKER_ENV}}
     environment = {**WORKER_ENV, "PYTHONPATH": import_path()}
     cpus = max(1, round(workers * options.num_cpus))
     local = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": scratch, "object_store_memory": 100 * 2**20}
     return {**quiet, **local, "runtime_env": {"env_vars": environment}}
+
+
+def _folder(package: str) -> str:
+    """Return where a package of ours lies: in a submitted job each has come to a place of its own."""
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(package)
+    return str(Path(found.origin).resolve().parent)
 
 
 def _schedule(ray: Any, request: EngineRequest, options: argparse.Namespace) -> None:

@@ -6,12 +6,14 @@ from pipeline.commit import CommitConflict
 from pipeline.executor import SplitExecutor, SplitFailed
 from pipeline.job import Job
 from pipeline.storage import join, publish_json
+from pipeline.umask import keep_world_from_writing
 
 
 class SplitWorker:
     """Lives as long as an engine's worker. Not thread-safe."""
 
     def __init__(self, job: Job) -> None:
+        keep_world_from_writing()
         self._job = job
         self._executor = SplitExecutor(job)
 

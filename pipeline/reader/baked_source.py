@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pipeline.commit import commit_path
 from pipeline.dataset import BadDataset
+from pipeline.inside import is_inside
 from pipeline.reader.baked_blocks import FORMAT, MEMBERS, packed_of
 from pipeline.reader.shard_cache import Committed, ShardCache, open_committed
 from pipeline.reader.shard_file import ShardFile, committed, damaged
@@ -144,4 +145,6 @@ def _baked_info(root: str) -> dict[str, Any]:
         raise BadDataset(f"{path} is missing or damaged: the bake is not finished; run `interloom bake` again")
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise BadDataset(f"{path} is not of format {FORMAT}; bake the dataset anew")
+    if not all(map(is_inside, [info["tokenizer"], *(name for name, _ in info["shards"])])):
+        raise BadDataset(f"{path} names files outside the bake")
     return info
