@@ -51,7 +51,7 @@ def policy(
 def mixture(mixture: str, tokens: str, seed: int, as_json: bool, overrides: Sequence[str]) -> None:
     """Show how many epochs of each source a mixture reads over a run.
 
-    MIXTURE is a YAML list of sources; docs/reading.md shows one.
+    MIXTURE is a YAML list of sources; docs/training.md shows one.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def train(
     \b
     Examples:
       interloom train out --out model --steps 200
-      interloom train out --out model --resume --set train.schedule=cosine
+      interloom train out --out model --resume --steps 400
       interloom train out --out model --set train.model=/models/llama --mixture mixture.yaml
       torchrun --nproc-per-node 8 $(which interloom) train out --out model --set train.parallel=fsdp2
     """

@@ -11,6 +11,7 @@ from typing import Any
 from jobs.train_vocabulary import Carried
 from pipeline.dataset import Dataset
 from pipeline.reader import draw_sequence
+from pipeline.reader.opening import require_streams
 from schemas.sequence import SequenceSection
 from stages.documents import documents_from
 from stages.interleave import Modality, Piece
@@ -104,9 +105,12 @@ def rows_of_dataset(
         ValueError: if the dataset's units are not those of the checkpoint.
     """
     carried.require_contracts(dataset.contracts, here=checkpoint, there=dataset.root)
+    require_streams([dataset], sequence)
     number = 0
     for split in range(dataset.num_splits):
         for document in documents_from(dataset.records(split), dataset.contracts, join=False):
+            if not document.words:
+                continue
             number += 1
             ids = draw_sequence(document, sequence, carried.vocabulary, seed=seed, epoch=0).ids.tolist()
             try:
@@ -156,6 +160,8 @@ def _text_ids(text: str, vocabulary: Vocabulary) -> list[int]:
 
 def _encoded(pieces: Sequence[Piece], vocabulary: Vocabulary) -> list[int]:
     try:
+        for piece in pieces:
+            piece.text.encode()  # a lone surrogate is no text
         ids: list[int] = vocabulary.encode(pieces).ids.tolist()
     except ValueError as error:
         raise BadRow(Refused.BAD_SEQUENCE, str(error)) from None

@@ -125,6 +125,7 @@ def _prepared(
         # A block of each stream makes a step, so steps do not depend on the number of processes.
         streams=section.batch_size * section.accumulation * world.size,
         vocabulary=vocabulary,
+        like=data,
         prepare=partial(prepare, held_out=frozenset(d.key for d in held_out), seed=seed, shuffle=shuffle_units),
     )
     learner = make_learner(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from stages.documents import Document, documents_from
 from stages.vocabulary import Vocabulary
 
 HELD_OUT_POOL = 20
-"""Held-out documents are a fifth of the first so many (a few more, where a shard ends later), at least one."""
+"""Held-out documents are a fifth of the first so many, at least one."""
 
 EVALUATION_DRAWS = 4
 MAX_EVALUATION_BLOCKS = 64
@@ -33,7 +34,8 @@ def hold_out(dataset: Dataset, sequence: SequenceSection, seed: int) -> list[Doc
     for split in range(dataset.num_splits):
         if len(pool) >= HELD_OUT_POOL:
             break
-        pool += documents_from(dataset.records(split), dataset.contracts, join=sequence.join_recordings)
+        found = documents_from(dataset.records(split), dataset.contracts, join=sequence.join_recordings)
+        pool += islice((document for document in found if document.words), HELD_OUT_POOL - len(pool))
     if len(pool) < 2:
         return []
     ranked = sorted(pool, key=lambda document: float(rng_for(seed, "held-out", document.key).random()))
@@ -73,6 +75,8 @@ def evaluation_blocks(
             tokens = draw_sequence(document, sequence, vocabulary, seed=seed, epoch=draw)
             at = packer.add(tokens, 0)
             while at < len(tokens.ids):
+                if len(blocks) == MAX_EVALUATION_BLOCKS:
+                    return blocks
                 blocks.append(block_of(packer.take(), sequence.context))
                 at = packer.add(tokens, at)
     if packer.used:

@@ -181,6 +181,7 @@ def _description(config: BakeConfig, dataset: Dataset, vocabulary: Vocabulary, t
         "sequence": config.sequence.model_dump(mode="json", exclude={"vocabulary": {"tokenizer"}}),
         "shuffle_shards": SHUFFLE_SHARDS,
         "streams": config.streams,
+        "unit_contracts": {slot: contract.to_json() for slot, contract in dataset.contracts.items()},
         "tokenizer": "artifacts/tokenizer.json" if tokenizer.path.endswith(".json") else "artifacts/tokenizer.model",
         "tokens_per_shard": TOKENS_PER_SHARD,
         "vocabulary": vocabulary.describe(),

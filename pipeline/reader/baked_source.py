@@ -16,6 +16,7 @@ from pipeline.reader.shard_file import ShardFile, committed, damaged
 from pipeline.reader.source import BadShard, Packed, Shard
 from pipeline.reader.vocabularies import load_tokenizer
 from pipeline.storage import is_remote, join, read_json
+from schemas.contract import UnitContract
 from schemas.records import Artifact
 from schemas.sequence import VocabularySection
 from stages.vocabulary import BLOCKS, Vocabulary
@@ -62,6 +63,11 @@ class BakedSource:
     @property
     def name(self) -> str:
         return self._root
+
+    @property
+    def contracts(self) -> dict[str, UnitContract]:
+        """Stream slot to unit contract of the dataset that was baked."""
+        return {slot: UnitContract.from_json(value) for slot, value in self._info["unit_contracts"].items()}
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:

@@ -11,8 +11,8 @@ from pipeline.reader.packing import Packer
 from pipeline.reader.source import BadShard, Deferred, Item, Outcome, Packed, Shard, Source
 from stages.vocabulary import TokenSequence
 
-MAX_OPEN = 512
-"""Open shards of a source; they are memory maps, so the price of one is a few pages."""
+MIN_OPEN = 512
+"""Open shards of a source, at least; they are memory maps, so the price of one is a few pages."""
 
 MOST_AHEAD = 32
 MOST_TOKENS_AHEAD = 16_384
@@ -24,6 +24,7 @@ class Shelf:
     """A source with its open shards and the orders of its epochs, shared by the lanes of a reader.
 
     Attributes:
+        lanes: how many read from it.
         skipped: what was left out because it is damaged: message to times, where `on_corrupt` is `skip`.
     """
 
@@ -31,6 +32,7 @@ class Shelf:
     seed: int
     width: int
     on_corrupt: Literal["raise", "skip"]
+    lanes: int = 1
     skipped: Counter[str] = field(default_factory=Counter)
     _open: "OrderedDict[int, Shard | BadShard]" = field(default_factory=OrderedDict)
     _orders: dict[int, EpochOrder] = field(default_factory=dict)
@@ -80,7 +82,8 @@ class Shelf:
     def _opened(self, shard: int) -> Shard | BadShard:
         """Return the open shard, or why it cannot be opened, which is not tried again for each item."""
         if shard not in self._open:
-            if len(self._open) >= MAX_OPEN:
+            # Each lane comes back to the shards of its window.
+            if len(self._open) >= max(MIN_OPEN, 2 * self.width * self.lanes):
                 _, oldest = self._open.popitem(last=False)
                 if not isinstance(oldest, BadShard):
                     oldest.close()

@@ -11,6 +11,7 @@ from pipeline.reader.source import Packed, Source
 from schemas.canonical import rng_for
 
 SAMPLED_ITEMS = 200
+MOST_ROUNDS = 1000
 
 
 class Stream:
@@ -20,7 +21,7 @@ class Stream:
         self.lanes, self._shares = lanes, shares
         self._owed = [0.0] * len(lanes)
         # Streams begin at different places of the round: otherwise all would draw on the same source at the same time.
-        for _ in range(int(rng_for(seed, "mixture", number).integers(math.ceil(1 / min(shares))))):
+        for _ in range(int(rng_for(seed, "mixture", number).integers(min(MOST_ROUNDS, math.ceil(1 / min(shares)))))):
             self._give(self._next(frozenset()), context)
         self.blocks = 0
 

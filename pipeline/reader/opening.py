@@ -30,6 +30,7 @@ def open_reader(
     world_size: int = 1,
     streams: int | None = None,
     vocabulary: Vocabulary | None = None,
+    like: Dataset | None = None,
     prepare: Prepare | None = None,
     cache: ShardCache | None = None,
     verify: bool = False,
@@ -46,6 +47,7 @@ def open_reader(
         streams: among how many streams the items are divided, at least the world size; None: the world size. The
             number of blocks in a global batch makes the batches the same on any world size that divides it.
         vocabulary: replaces the one that `sequence.vocabulary` and the datasets give.
+        like: a dataset whose units all sources must have, where `vocabulary` is its own.
         prepare: applied to each document of a units source before its draw; None leaves the document out.
         cache: where remote shards are kept; None: one of the default size.
         verify: hash every shard as it is opened; shards from object stores always are.
@@ -62,7 +64,7 @@ def open_reader(
     if streams < world_size:
         raise ValueError(f"{world_size} ranks need at least as many streams, got {streams}")
     sources, shares, vocabulary = open_sources(
-        datasets, sequence, seed=seed, vocabulary=vocabulary, prepare=prepare, cache=cache, verify=verify
+        datasets, sequence, seed=seed, vocabulary=vocabulary, like=like, prepare=prepare, cache=cache, verify=verify
     )
     return SequenceReader(
         sources,
@@ -82,6 +84,7 @@ def open_sources(
     *,
     seed: int,
     vocabulary: Vocabulary | None = None,
+    like: Dataset | None = None,
     prepare: Prepare | None = None,
     cache: ShardCache | None = None,
     verify: bool = False,
@@ -94,7 +97,7 @@ def open_sources(
         ValueError: if a dataset lacks a stream that `sequence` needs, or a mixture without one names no tokenizer.
     """
     opened = _datasets(datasets)
-    common_contracts(opened)
+    common_contracts([*([like] if like is not None else []), *opened])
     require_streams(opened, sequence)
     vocabulary = vocabulary or _vocabulary(datasets, opened, sequence)
     units = partial(UnitsSource, seed=seed, prepare=prepare, verify=verify, cache=cache)
@@ -110,10 +113,17 @@ def open_sources(
             case sections.TextSource():
                 sources.append(TextSource(section.path, vocabulary, field=section.field))
             case sections.BakedSource():
-                sources.append(
-                    BakedSource(section.path, vocabulary, context=sequence.context, cache=cache, verify=verify)
-                )
+                baked = BakedSource(section.path, vocabulary, context=sequence.context, cache=cache, verify=verify)
+                _require_same_units([like] if like is not None else opened[:1], baked)
+                sources.append(baked)
     return sources, [section.share for section in datasets.sources], vocabulary
+
+
+def _require_same_units(datasets: Sequence[Dataset], baked: BakedSource) -> None:
+    """Check that a bake's units are those of some datasets."""
+    for dataset in datasets:
+        for slot in sorted(set(baked.contracts) & set(dataset.contracts)):
+            dataset.contracts[slot].require_same(baked.contracts[slot], here=dataset.root, there=baked.name)
 
 
 def _vocabulary(datasets: Datasets | Mixture, opened: Sequence[Dataset], sequence: SequenceSection) -> Vocabulary:

@@ -74,7 +74,7 @@ class SequenceReader:
         self._sources, self._vocabulary, self._context, self._seed = list(sources), vocabulary, context, seed
         self._shares = [share / sum(shares) for share in shares]
         self._count, self._last, self._width = streams, last, shuffle_shards
-        self._shelves = [Shelf(source, seed, shuffle_shards, on_corrupt) for source in sources]
+        self._shelves = [Shelf(source, seed, shuffle_shards, on_corrupt, len(served)) for source in sources]
         self._streams = {number: self._stream(number, epochs) for number in served}
 
     def _stream(self, number: int, epochs: int | None) -> Stream:
@@ -113,17 +113,18 @@ class SequenceReader:
             else:
                 yield found
 
-    def progress(self) -> dict[str, dict[str, float]]:
+    def progress(self) -> list[dict[str, Any]]:
         """Return, by source, the tokens given and the epochs that the items read make of what this reader serves."""
         served = len(self._streams) / self._count
-        return {
-            shelf.source.name: {
+        return [
+            {
+                "source": shelf.source.name,
                 "tokens": sum(stream.lanes[i].tokens for stream in self._streams.values()),
                 "epochs": sum(stream.lanes[i].items for stream in self._streams.values())
                 / max(1e-9, shelf.total * served),
             }
             for i, shelf in enumerate(self._shelves)
-        }
+        ]
 
     def state_dict(self) -> ReaderState:
         """Return where the reader stands, after the last block it gave, as plain JSON values."""

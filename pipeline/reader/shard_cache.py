@@ -7,6 +7,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -31,6 +32,9 @@ class Committed(NamedTuple):
 
 Announced = tuple[str, Callable[[], Sequence[Committed]]]
 """A name for a group of files that are opened together, and what says which they are, called in the thread."""
+
+MOST_ANNOUNCED = 1024
+"""Groups that wait to be fetched."""
 
 
 class ShardCache:
@@ -57,13 +61,15 @@ class ShardCache:
         self._coming: OrderedDict[str, Future[None]] = OrderedDict()
 
     def expect(self, groups: Sequence[Announced]) -> None:
-        """Replace what was announced; groups being fetched, or fetched and not yet taken, count as ahead."""
+        """Announce groups, the next first; groups being fetched, or fetched and not yet taken, count as ahead.
+
+        What other readers of this cache announced comes after, the oldest forgotten beyond `MOST_ANNOUNCED`.
+        """
         if os.getpid() != self._pid:
             self._forget()  # a fork has no thread
-        names = {name for name, _ in groups}
-        for name in [name for name in self._coming if name not in names]:
-            self._coming.pop(name).cancel()
-        self._announced = [group for group in groups if group[0] not in self._coming]
+        known = {name for name, _ in groups} | set(self._coming)
+        new = [group for group in groups if group[0] not in self._coming]
+        self._announced = [*new, *(group for group in self._announced if group[0] not in known)][:MOST_ANNOUNCED]
         self._fetch_ahead()
 
     def take(self, name: str) -> None:
@@ -142,8 +148,13 @@ class ShardCache:
 
     def _make_room(self, size: int) -> None:
         """Remove the files that were not used for the longest time until one of `size` bytes fits."""
+        found = []
         with os.scandir(self._folder) as entries:
-            found = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path) for entry in entries)
+            for entry in entries:
+                with suppress(FileNotFoundError):  # another process may rename or remove it meanwhile
+                    info = entry.stat()
+                    found.append((info.st_mtime_ns, info.st_size, entry.path))
+        found.sort()
         total = sum(length for _, length, _ in found)
         for used, length, path in found:
             if total + size <= self._max_bytes:

@@ -38,13 +38,13 @@ class LinesFile:
 
     def load(self, part: int) -> Rows:
         first = int(self._firsts[part])
-        offsets = self._offsets[first : first + int(self.sizes[part]) + 1].tolist()
+        offsets = self._offsets[first : first + int(self.sizes[part]) + 1]
         if not is_remote(self._found.path):
             return Lines(self._found.path, self._field, offsets, None)
         with readable(self._found.path):
             filesystem, key = fsspec.core.url_to_fs(self._found.path)
-            data = filesystem.cat_file(key, start=offsets[0], end=offsets[-1])
-        if len(data) != offsets[-1] - offsets[0]:
+            data = filesystem.cat_file(key, start=int(offsets[0]), end=int(offsets[-1]))
+        if len(data) != int(offsets[-1] - offsets[0]):
             raise damaged(self._found.path, "it is shorter than it was")
         return Lines(self._found.path, self._field, offsets, _mapped(data))
 
@@ -52,7 +52,7 @@ class LinesFile:
 class Lines:
     """A run of lines: read one by one from a local file, or from the mapped copy of a remote one's part."""
 
-    def __init__(self, path: str, field: str, offsets: list[int], data: mmap.mmap | None) -> None:
+    def __init__(self, path: str, field: str, offsets: npt.NDArray[np.uint64], data: mmap.mmap | None) -> None:
         self._path, self._field, self._offsets, self._data = path, field, offsets, data
 
     @property
@@ -79,9 +79,9 @@ class Lines:
         return body if isinstance(body, dict | Unusable) else Unusable.NOT_AN_OBJECT
 
     def _line(self, row: int) -> bytes:
-        start, stop = self._offsets[row : row + 2]
+        start, stop = self._offsets[row : row + 2].tolist()
         if self._data is not None:
-            return self._data[start - self._offsets[0] : stop - self._offsets[0]]
+            return self._data[start - int(self._offsets[0]) : stop - int(self._offsets[0])]
         with readable(self._path):
             descriptor = os.open(self._path, os.O_RDONLY)
         try:

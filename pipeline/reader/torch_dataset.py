@@ -21,9 +21,13 @@ class TorchSequences(IterableDataset[Tensors]):
     """Blocks as tensors; `collate` makes batches of them.
 
     A rank's streams are divided among the workers of its loader, so that the loader, which takes from its workers in
-    turn, gives the blocks in the order in which one process would. The state is that of the reader in this process; a
-    loader that saves the states of its workers (torchdata's StatefulDataLoader) keeps theirs, and `reader_states` finds
-    them in what it saved.
+    turn, gives the blocks in the order in which one process would, with `batch_size=None`; make batches outside of it,
+    or let the loader make them with `collate`, of the blocks of one worker each.
+
+    One iteration of a loader is the whole run: with workers, iterating again begins where the first iteration began,
+    because each iteration starts workers of its own. `state_dict` here is that of the reader in this process, which
+    under a loader with workers reads nothing: save the loader's (torchdata's StatefulDataLoader with
+    `snapshot_every_n_steps=1`), in which `reader_states` finds the workers'.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class TorchSequences(IterableDataset[Tensors]):
         self._open, self._rank, self._world_size, self._streams = open_reader, rank, world_size, streams
         self._reader: SequenceReader | None = None
         self._given: Sequence[ReaderState] | None = None
+        self._worker: tuple[int, int, int] | None = None
 
     def __iter__(self) -> Iterator[Tensors]:
         for block in self._here():
@@ -56,8 +61,12 @@ class TorchSequences(IterableDataset[Tensors]):
             self._reader.load_state_dict(self._given)
 
     def _here(self) -> SequenceReader:
+        worker = get_worker_info()
+        here = None if worker is None else (worker.id, worker.num_workers, worker.seed)
+        if here != self._worker:
+            # A worker inherits this object as it was in its parent, whose streams are not its own.
+            self._reader, self._worker = None, here
         if self._reader is None:
-            worker = get_worker_info()
             workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
             consumers = self._world_size * workers
             streams = consumers if self._streams is None else self._streams
@@ -83,8 +92,14 @@ def collate(blocks: Sequence[Mapping[str, torch.Tensor]]) -> Tensors:
 
 
 def reader_states(saved: Any) -> list[ReaderState]:
-    """Return the reader states inside anything that a loader or a trainer saved, in order."""
+    """Return the reader states inside anything that a loader or a trainer saved, in order.
+
+    Raises:
+        ValueError: if a loader's snapshot is older than the blocks it gave.
+    """
     if isinstance(saved, Mapping):
+        if saved.get("_steps_since_snapshot"):
+            raise ValueError("the loader's snapshot is older than its last block; use snapshot_every_n_steps=1")
         if saved.get("format") == STATE_FORMAT:
             return [dict(saved)]
         return [state for value in saved.values() for state in reader_states(value)]

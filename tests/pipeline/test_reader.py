@@ -19,7 +19,7 @@ from pipeline.reader import IGNORED, Block, SequenceReader, block_of, draw_seque
 from pipeline.reader.draw import draw_document
 from pipeline.reader.packing import Packer
 from schemas.contract import ContractMismatch
-from schemas.sequence import BakedSource, Mixture, SequenceSection, SpiritLmPolicy
+from schemas.sequence import BakedSource, Mixture, SequenceSection, SpiritLmPolicy, UnitsSource
 from stages.documents import Document
 from stages.interleave import Modality, Piece
 from stages.vocabulary import Vocabulary
@@ -414,3 +414,44 @@ def test_a_mixture_of_bakes_alone_carries_its_vocabulary(dataset: Dataset, tmp_p
     assert baked.vocabulary.describe() == vocabulary_of(dataset).describe()
     drawn = open_reader(dataset, sequence, seed=0, epochs=1)
     assert sorted(ids_of(baked)) == sorted(ids_of(drawn))
+
+
+def test_what_was_done_with_the_dataset_before_does_not_reach_the_workers(dataset: Dataset) -> None:
+    torch = pytest.importorskip("torch")
+    alone = torch_sequences(dataset)
+    alone.state_dict()
+    next(iter(alone))
+    whole = ids_of(torch.utils.data.DataLoader(torch_sequences(dataset), batch_size=None, num_workers=3))
+    assert ids_of(torch.utils.data.DataLoader(alone, batch_size=None, num_workers=3)) == whole
+
+
+def test_a_snapshot_that_is_older_than_the_last_block_is_refused(dataset: Dataset) -> None:
+    pytest.importorskip("torchdata")
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    from pipeline.reader.torch_dataset import reader_states
+
+    loader = StatefulDataLoader(torch_sequences(dataset), batch_size=None, num_workers=2, snapshot_every_n_steps=5)
+    list(islice(loader, 8))
+    with pytest.raises(ValueError, match="snapshot_every_n_steps=1"):
+        reader_states(loader.state_dict())
+
+
+def test_a_bake_of_other_units_is_refused_beside_a_dataset(dataset: Dataset, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from jobs.cli import main
+
+    records = corpus(3)
+    other = write_dataset(tmp_path / "other", [records])
+    info = json.loads((other / "dataset.json").read_text())
+    info["streams"]["hubert"]["codebook_sha256"] = "1" * 64
+    (other / "dataset.json").write_text(json.dumps(info))
+    arguments = ["bake", str(other), "--out", str(tmp_path / "b"), "--epochs", "1", "--streams", "1", "--workers", "1"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    mixture = Mixture(sources=[UnitsSource(path=dataset.root), BakedSource(path=str(tmp_path / "b"))])
+    sequence = dataset.recipe.sequence
+    with pytest.raises(ContractMismatch, match="codebook_sha256"):
+        open_reader(mixture, sequence, seed=0)
+    with pytest.raises(ContractMismatch, match="codebook_sha256"):
+        open_reader(Mixture(sources=[UnitsSource(path=str(other))]), sequence, seed=0, like=dataset)

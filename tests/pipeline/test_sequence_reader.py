@@ -219,8 +219,9 @@ def test_mixtures_keep_their_shares_and_every_item() -> None:
         assert abs(given_by[source] - share * total) < 4 * 2 * CONTEXT, "off by no more than a block or two per stream"
     assert len(set(firsts[:4])) > 1, "streams do not all begin with the same source"
     progress = one.progress()
-    assert progress["a"]["epochs"] > progress["b"]["epochs"] > progress["c"]["epochs"] > 0
-    assert progress["a"]["tokens"] == given_by[0]
+    assert [one["source"] for one in progress] == ["a", "b", "c"]
+    assert progress[0]["epochs"] > progress[1]["epochs"] > progress[2]["epochs"] > 0
+    assert [one["tokens"] for one in progress] == [given_by[i] for i in range(3)]
 
 
 def test_a_mixture_resumes_exactly_and_onto_other_streams() -> None:
