@@ -1,7 +1,9 @@
 """Build: from a manifest to a finished dataset folder. Every step resumes; running it again is free."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from pipeline import backends, chain
@@ -50,7 +52,9 @@ def make_plan(manifest: str, recipe: Recipe, out: str, audio_root: str | None = 
     existing = read_plan(join(out, "plan"))
     base = audio_root or manifest_base(manifest)
     rows = located(read_manifest(manifest), base)
-    require_alignments(recipe, rows)
+    first = list(islice(rows, SAMPLE_OF_ROWS))
+    require_alignments(recipe, first)
+    rows = itertools.chain(first, rows)
     if existing is None:
         plan = write_plan(join(out, "plan"), base, rows, recipe.plan.hours_per_shard)
     else:
@@ -80,7 +84,7 @@ def transcribe_first(
 SAMPLE_OF_ROWS = 200
 
 
-def require_alignments(recipe: Recipe, rows: list[Row]) -> None:
+def require_alignments(recipe: Recipe, rows: Sequence[Row]) -> None:
     """Check that imported alignments know at least one of the first rows.
 
     Raises:
@@ -89,7 +93,7 @@ def require_alignments(recipe: Recipe, rows: list[Row]) -> None:
     if not isinstance(recipe.align, ImportedSection):
         return
     index = backends.align_config(recipe, pin(recipe)).index()
-    utterances = [row for row in rows if isinstance(row, Utterance)][:SAMPLE_OF_ROWS]
+    utterances = [row for row in rows if isinstance(row, Utterance)]
     if utterances and not any(_knows(index, row) for row in utterances):
         raise PlanError(
             f"{recipe.align.path} holds no alignment of the manifest's first {len(utterances)} rows, such as "
@@ -104,9 +108,9 @@ def _knows(index: AlignmentIndex, row: Utterance) -> bool:
         return True
 
 
-def located(rows: Iterable[Row], base: str) -> list[Row]:
-    """Return rows whose relative audio paths start from `base`."""
-    return [replace(row, location=locate(row.audio, base)) if isinstance(row, Utterance) else row for row in rows]
+def located(rows: Iterable[Row], base: str) -> Iterator[Row]:
+    """Yield rows whose relative audio paths start from `base`."""
+    return (replace(row, location=locate(row.audio, base)) if isinstance(row, Utterance) else row for row in rows)
 
 
 def _require_same_recipe(recipe: Recipe, plan: Plan, out: str) -> None:

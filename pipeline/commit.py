@@ -5,6 +5,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from pipeline.storage import (
 )
 
 FORMAT = "interloom-commit/1"
+FETCHERS = 32
+"""Commit records of a store that are fetched at once."""
 
 
 class CommitConflict(RuntimeError):
@@ -86,15 +89,25 @@ def valid_commit(root: str, fingerprint: str, split: int) -> dict[str, Any] | No
 
 
 def valid_commits(root: str, fingerprint: str, splits: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Return the commit records that count: of this fingerprint, with every file present at its size."""
+    """Return the commit records that count, without their unit counts: of this fingerprint, every file at its size."""
     present = list_names(join(root, "shards"))
 
     def size_of(name: str) -> int | None:  # a store's listing may lag behind what was written
         lagging = name not in present and is_remote(root)
         return file_size(join(root, "shards", name)) if lagging else present.get(name)
 
-    records = {split: read_json(commit_path(root, split)) for split in committed_splits(present) & set(splits)}
+    chosen = sorted(committed_splits(present) & set(splits))
+    with ThreadPoolExecutor(FETCHERS if is_remote(root) else 1) as pool:
+        found = pool.map(lambda split: _slim(read_json(commit_path(root, split))), chosen)
+        records = dict(zip(chosen, found, strict=True))
     return {split: record for split, record in sorted(records.items()) if _counts(record, fingerprint, split, size_of)}
+
+
+def _slim(record: Any) -> Any:
+    """Leave out what nobody needs of all splits at once: the counts of units, most of a record."""
+    return (
+        {name: value for name, value in record.items() if name != "unit_counts"} if isinstance(record, dict) else record
+    )
 
 
 def _counts(record: Any, fingerprint: str, split: int, size_of: Callable[[str], int | None]) -> bool:

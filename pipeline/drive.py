@@ -18,19 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import committed_splits, keep_valid, valid_commit, valid_commits
+from pipeline.commit import keep_valid, valid_commit, valid_commits
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
 from pipeline.executor.signs import beats
 from pipeline.folders import OwnedFolder, remove_abandoned
 from pipeline.job import Job
+from pipeline.log import Log
 from pipeline.plan import Plan
 from pipeline.process import kill_marked, spawn
+from pipeline.status_files import commit_times
 from pipeline.storage import is_remote, join, list_names, read_json, remove
 
 MAX_ENGINE_STARTS = 3
 MARK = "INTERLOOM_RUN"
 POLL_SECONDS = 0.2
+LOOK_SHARE = 10.0
+"""The driver waits so many times as long as its last look took: listing 100,000 splits takes a while."""
 
 Progress = Callable[[int, int, float, float], None]
 """Called with splits done, splits planned, audio seconds done, audio seconds planned."""
@@ -73,7 +77,7 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
         CommitConflict: if the folder holds records of another plan.
         FolderInUse: if another run works in it.
     """
-    splits = range(len(plan.sizes))
+    splits, log = range(len(plan.sizes)), Log(role="driver", root=job.root)
     with _locked(job.root), _engine_home(job.root) as home:
         _remove_leftovers(job.root)
         done = keep_valid(job.root, job.fingerprint, splits)
@@ -82,17 +86,23 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
             _show(progress, plan, done)
             todo = plan.largest_first(set(splits) - set(done))
             if not todo:
+                log.tell("run_done", committed=len(done), planned=len(splits))
                 return done
             _forget_failures(job.root)
             request = EngineRequest(
                 engine=settings.engine, job=job, splits=tuple(todo), workers=settings.workers, options=settings.options
             )
+            log.tell("engine_asked", engine=settings.engine, splits=len(todo), workers=settings.workers)
             problem = _run_engine(request, home, plan, settings, progress)
             before, done = len(done), _committed(job, splits)
+            if problem:
+                log.tell("engine_failed", level="warning", problem=problem, committed=len(done) - before)
             starts = starts + 1 if len(done) == before else 1
         _show(progress, plan, done)
         if missing := sorted(set(splits) - set(done)):
-            raise RunFailed(_explain(job.root, missing, problem))
+            told = _explain(job.root, missing, problem)
+            log.tell("run_failed", level="error", missing=len(missing), error=told)
+            raise RunFailed(told)
         return done
 
 
@@ -168,7 +178,7 @@ class _Watch:
         self._root, self._stall = root, stall_seconds
         self._last_look, self._last_change = 0.0, time.monotonic()
         self._beats: dict[str, str] = {}
-        self._interval = 5.0 if is_remote(root) else 0.5
+        self._interval = self._least = 5.0 if is_remote(root) else 0.5
         self.committed: set[int] = set()
 
     def commits_changed(self) -> bool:
@@ -176,8 +186,9 @@ class _Watch:
         if now - self._last_look < self._interval:
             return False
         self._last_look = now
-        names = list_names(join(self._root, "shards"))
-        committed = committed_splits(names)
+        begun = time.monotonic()
+        committed = set(commit_times(self._root))
+        self._interval = max(self._least, LOOK_SHARE * (time.monotonic() - begun))
         changed = committed != self.committed
         if changed or self._heartbeats_changed():
             self._last_change = now

@@ -8,6 +8,7 @@ record: with it present, a rerun does nothing but hash the models again.
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.features import FeatureFiles
 from pipeline.inside import is_inside
 from pipeline.job import Job, Limits
 from pipeline.models import Artifacts, pin, referenced
-from pipeline.plan import Plan, all_rows, seconds_of, write_plan
+from pipeline.plan import Plan, Row, all_rows, load_rows, seconds_of, write_plan
 from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_json
 from pipeline.train_codebooks import train
 from schemas.canonical import canonical_json, sha256_hex
@@ -27,6 +28,8 @@ from stages.artifacts import verified_bytes
 from stages.checkpoints import BadCheckpoint, verified_path
 
 FORMAT = "interloom-artifacts/1"
+CANDIDATE_SPLITS = 1024
+"""A plan of more splits is sampled from so many: the rows of a million hours do not fit in memory."""
 FIT_HOURS_PER_SPLIT = 0.125
 """The features of a split are held in memory: 25 Hz x 1024 x 4 bytes x 450 s are 46 MB."""
 
@@ -177,9 +180,19 @@ def load_artifacts(root: str) -> tuple[str, dict[str, Artifact]] | None:
     return value["fingerprint"], artifacts
 
 
+def _candidates(plan: Plan, recipe: Recipe) -> Iterator[Row]:
+    """Return the rows that the sample is drawn from: all, or those of splits chosen by the hash of their numbers."""
+    splits = range(len(plan.inputs))
+    if len(splits) <= CANDIDATE_SPLITS:
+        return all_rows(plan)
+    order = sorted(splits, key=lambda split: sha256_hex(f"{recipe.seed}:split {split}".encode()))
+    chosen = sorted(order[:CANDIDATE_SPLITS])
+    return (row for split in chosen for row in load_rows(plan.rows_path, split, plan.base))
+
+
 def sample_rows(plan: Plan, recipe: Recipe) -> list[Utterance]:
     """Choose rows by the hash of their key until `max_hours` is reached; return them in manifest order."""
-    rows = [row for row in all_rows(plan) if isinstance(row, Utterance)]
+    rows = [row for row in _candidates(plan, recipe) if isinstance(row, Utterance)]
     seconds = seconds_of(rows)
     order = sorted(range(len(rows)), key=lambda i: sha256_hex(f"{recipe.seed}:{rows[i].key}".encode()))
     chosen: list[int] = []

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.distinct import Distinct
 from pipeline.manifest_files import ManifestError, RawRow, raw_rows
 from schemas.canonical import sha256_hex
 from schemas.clock import samples_from_seconds
@@ -49,7 +50,7 @@ def read_manifest(path: str) -> Iterator[Utterance | Reject]:
         ManifestError: if the file is missing, empty, damaged, of an unknown kind or has no usable row, or if it names
             audio in a store that no installed package reads.
     """
-    seen: set[str] = set()
+    seen = Distinct()
     schemes = {""}
     recordings = _Recordings()
     usable = 0
@@ -58,13 +59,12 @@ def read_manifest(path: str) -> Iterator[Utterance | Reject]:
         row = _row(raw, index, base)
         if isinstance(row, Utterance):
             _require_package(scheme_of(row.location), schemes, raw.where)
-            if row.key in seen:
+            if not seen.add(row.key):
                 detail = f"{raw.where}: id {row.id[:100]!r} was used by an earlier row"
                 yield Reject(
                     key=reject_key(row.id, index), id=row.id, stage="plan", reason=Reason.DUPLICATE_ID, detail=detail
                 )
                 continue
-            seen.add(row.key)
             usable += 1
             row = recordings.name(row)
         yield row
@@ -76,7 +76,7 @@ class _Recordings:
     """Names the recordings of rows that do not: consecutive rows of one file are one recording."""
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
+        self._names = Distinct()
         self._audio, self._name = "", ""
 
     def name(self, row: Utterance) -> Utterance:
@@ -85,11 +85,11 @@ class _Recordings:
             return row
         if row.audio != self._audio:
             # A file that comes again later is another recording: its utterances are not known to follow those before.
-            self._name = row.audio if row.audio not in self._names else f"{row.audio}#{row.index}"
-            while self._name in self._names:  # a file may be called so too
-                self._name += "#"
-            self._audio = row.audio
-            self._names.add(self._name)
+            self._audio = self._name = row.audio
+            if not self._names.add(self._name):
+                self._name = f"{row.audio}#{row.index}"
+                while not self._names.add(self._name):  # a file may be called so too
+                    self._name += "#"
         return replace(row, recording=self._name)
 
 

@@ -1,7 +1,7 @@
 """Verify the plan and the recipe of a dataset: do the rows still have the fingerprint that they were planned with?"""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fsspec
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.findings import Finding, Problem
 from pipeline.models import portable
 from pipeline.plan import Plan, read_plan
+from pipeline.plan_files import rows_files
 from pipeline.recipes import RecipeError, parse_recipe, recipe_from
 from pipeline.removed import Removed, digest
 from pipeline.storage import file_size, join, read_bytes, read_json
@@ -63,18 +64,13 @@ def _rows_findings(plan: Plan, removed: Removed) -> list[Finding]:
     inputs, sizes = [], []
     unseen = {*removed.ids, *removed.recordings}
     try:
-        with fsspec.open(plan.rows_path, "rb") as file:
-            if file.read(4) != b"PAR1":  # pyarrow looks at the end only
-                raise ValueError("no Parquet file")
-            table = pq.ParquetFile(file)
-            for split in range(table.num_row_groups):
-                rows = table.read_row_group(split).to_pylist()
-                inputs.append(len(rows))
-                sizes.append(_seconds(rows))
-                for row in rows:
-                    hashed.update(canonical_json(_hashed_form(row)).encode())
-                    if unseen:
-                        unseen -= {digest(row["id"]), digest(row["recording"])}
+        for rows in _row_groups(plan):
+            inputs.append(len(rows))
+            sizes.append(_seconds(rows))
+            for row in rows:
+                hashed.update(canonical_json(_hashed_form(row)).encode())
+                if unseen:
+                    unseen -= {digest(row["id"]), digest(row["recording"])}
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         return [Finding(path=ROWS_FILE, problem=Problem.UNREADABLE, detail=f"{type(error).__name__}")]
     found = []
@@ -90,6 +86,17 @@ def _rows_findings(plan: Plan, removed: Removed) -> list[Finding]:
         told = f"{name} is no id and no recording of the plan"
         found.append(Finding(path="removed.jsonl", problem=Problem.UNREADABLE, detail=told))
     return found
+
+
+def _row_groups(plan: Plan) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each split."""
+    for path in rows_files(plan.rows_path, len(plan.inputs)):
+        with fsspec.open(path, "rb") as file:
+            if file.read(4) != b"PAR1":  # pyarrow looks at the end only
+                raise ValueError("no Parquet file")
+            table = pq.ParquetFile(file)
+            for group in range(table.num_row_groups):
+                yield table.read_row_group(group).to_pylist()
 
 
 def _hashed_form(row: Mapping[str, Any]) -> dict[str, Any]:

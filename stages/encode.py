@@ -172,9 +172,7 @@ class Encoder:
             offset, size = self._units[slot]
             own = ids[first:last]
             if first < last and own.max() >= size:
-                raise ValueError(
-                    f"{name} has the {slot} unit {own.max()}, its codebook ends at {size - 1}"
-                )
+                raise ValueError(f"{name} has the {slot} unit {own.max()}, its codebook ends at {size - 1}")
             own += offset
         return ids
 

@@ -5,8 +5,11 @@ import sys
 from pipeline.commit import CommitConflict
 from pipeline.executor import SplitExecutor, SplitFailed
 from pipeline.job import Job
+from pipeline.log import Log
 from pipeline.storage import join, publish_json
 from pipeline.umask import keep_world_from_writing
+
+COUNTED = ("inputs", "records", "rejects", "reasons")
 
 
 class SplitWorker:
@@ -24,10 +27,16 @@ class SplitWorker:
 
         Engines retry what raises, each in its own way; retries are the driver's business.
         """
+        log = Log(role="worker", root=self._job.root)
+        log.tell("split_started", split=split)
         try:
-            self._executor.run(split, coming)
+            record = self._executor.run(split, coming)
         except (SplitFailed, CommitConflict, OSError) as error:
             note_failure(self._job.root, split, str(error))
+            log.tell("split_failed", level="error", split=split, error=str(error))
+        else:
+            counts = {name: record[name] for name in COUNTED if name in record}
+            log.tell("split_committed", split=split, **counts)
         return split
 
     def close(self) -> None:

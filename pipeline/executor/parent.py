@@ -15,6 +15,7 @@ from pipeline.executor.signs import Heart
 from pipeline.executor.strikes import Strikes
 from pipeline.folders import OwnedFolder
 from pipeline.job import Job
+from pipeline.log import Log
 from pipeline.process import family, kill_marked, rss_bytes, spawn
 from pipeline.storage import join, publish_json
 
@@ -46,6 +47,7 @@ class SplitExecutor:
         self._journal = self._folder.path / "journal"
         self._heart = Heart(job.root)
         self._careful = False
+        self._log = Log(role="worker", root=job.root)
 
     def run(self, split: int, coming: int | None = None) -> dict[str, Any]:
         """Run a split unless it is committed; return its commit record.
@@ -68,6 +70,7 @@ class SplitExecutor:
                     outcome = self._attempt(split, strikes, coming)
                 except ChildDied as death:
                     unexplained = not self._charge(split, strikes)
+                    self._log.tell("child_died", level="warning", split=split, why=str(death), blamed=not unexplained)
                     last_death = str(death)
                     continue
                 except BaseException as error:
@@ -197,6 +200,8 @@ class SplitExecutor:
             "started": done.started,
             "wall": done.wall,
         }
+        for stage, seconds in done.seconds.items():
+            self._log.tell("stage_done", split=split, stage=stage, cpu_seconds=round(seconds, 6))
         with suppress(OSError):  # the split is committed, whatever becomes of its timing
             publish_json(timing, timing_path(self._job.root, split))
 

@@ -151,8 +151,8 @@ def test_good_rows_stand_between_broken_ones() -> None:
 
 def test_broken_covers_every_reason_that_bad_input_can_cause() -> None:
     causes = {reason for row in EXPECTED for reason in row["expect"]} - {"record"}
-    # These are a stage's or a worker's fault, not the input's.
-    assert causes == {reason.value for reason in Reason} - {"unit_count", "unexpected", "crashed"}
+    # These are a stage's or a worker's fault, or a decision, not the input's.
+    assert causes == {reason.value for reason in Reason} - {"unit_count", "unexpected", "crashed", "removed"}
 
 
 def test_broken_is_small_and_every_file_is_used() -> None:

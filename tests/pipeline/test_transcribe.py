@@ -185,7 +185,7 @@ def test_every_row_is_accounted_for_in_the_manifests_order(tmp_path, echo):
 
 def test_what_comes_out_reads_back_as_a_manifest_with_the_audio_where_it_was(tmp_path, echo):
     path = run(tmp_path / "out", plan_of(tmp_path, rows()))
-    found = located(read_manifest(str(path)), "/b")
+    found = list(located(read_manifest(str(path)), "/b"))
     assert all(isinstance(item, Utterance) and item.text for item in found)
     assert found[0].location == "/b/2a.wav"
     assert (found[3].offset, found[3].length, found[3].channel) == (4001, 8001, 1)
@@ -395,7 +395,7 @@ def test_a_recording_becomes_utterances_with_a_real_model(tmp_path):
         transcribe(str(tmp_path / out), plan, recipe, model, LOCAL, Limits(), lambda *_: None)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     made = read_manifest(str(tmp_path / "a" / "transcripts" / "manifest.jsonl"))
-    found = located(made, str(tmp_path))
+    found = list(located(made, str(tmp_path)))
     assert [item.text for item in found] == [text for _, text in taught]
     assert [item.recording for item in found] == ["talk.flac"] * 2
     assert Path(found[0].location) == tmp_path / "talk.flac"
