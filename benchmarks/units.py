@@ -98,6 +98,14 @@ def batches(model: Any, encoders: dict[str, SpeechEncoder], options: argparse.Na
     # transformers computes every layer, whichever is read.
     every, needed = (sum(operations(facts, len(w), n) for w in waves) for n in (facts.num_layers, options.layer))
     report(rows, seconds, {row.name: needed if row.name.startswith("ours") else every for row in rows}, rates)
+    single = measured("", lambda: (next(iter(encoders["float32"].encode([wave]))) for wave in waves), quantiser)
+    print(
+        f"ours, float32, against ours clip by clip: {others(rows[2], single)} other ids of {sum(map(len, single.ids))}"
+    )
+
+
+def others(row: Row, reference: Row) -> int:
+    return sum(int((a != b).sum()) for a, b in zip(row.ids, reference.ids, strict=True))
 
 
 def report(rows: Sequence[Row], seconds: float, counted: dict[str, float], rates: dict[str, float]) -> None:
@@ -110,7 +118,7 @@ def report(rows: Sequence[Row], seconds: float, counted: dict[str, float], rates
     )
     total = sum(map(len, reference.ids))
     for row in rows:
-        other = sum(int((a != b).sum()) for a, b in zip(row.ids, reference.ids, strict=True)) / total
+        other = others(row, reference) / total
         rate = counted[row.name] / row.cpu / rates["bfloat16" if row.name.endswith("bfloat16") else "float32"]
         print(
             f"{row.name:20s} {row.cpu:7.2f} {row.wall:7.2f} {seconds / row.cpu:14.2f} {padded.cpu / row.cpu:8.2f}x "
