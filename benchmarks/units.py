@@ -99,9 +99,8 @@ def batches(model: Any, encoders: dict[str, SpeechEncoder], options: argparse.Na
     every, needed = (sum(operations(facts, len(w), n) for w in waves) for n in (facts.num_layers, options.layer))
     report(rows, seconds, {row.name: needed if row.name.startswith("ours") else every for row in rows}, rates)
     single = measured("", lambda: (next(iter(encoders["float32"].encode([wave]))) for wave in waves), quantiser)
-    print(
-        f"ours, float32, against ours clip by clip: {others(rows[2], single)} other ids of {sum(map(len, single.ids))}"
-    )
+    total = sum(map(len, single.ids))
+    print(f"ours, float32, against ours clip by clip: {others(rows[2], single)} of {total} ids are others")
 
 
 def others(row: Row, reference: Row) -> int:
