@@ -6,8 +6,8 @@
     python -m benchmarks.reader --baked FOLDER       a bake of that dataset; without it one is made
 
 All on the same bytes in one process on one core; figures are medians of CPU seconds of this process, rows taken in
-turns, after one pass that does not count. Every row of ours reads shards, parses, draws, encodes text and speech and packs blocks. `webdataset` rows only
-iterate: a sample counts for as many tokens as it gives with expressive units. The word-by-word row holds its records in
+turns, after one pass that does not count. Every row of ours reads shards, parses, draws, encodes text and speech and
+packs blocks. `webdataset` rows only iterate: a sample counts for as many tokens as it gives with expressive units. The word-by-word row holds its records in
 memory, uses HuBERT units only, and counts its own tokens. webdataset and tokenizers must be installed.
 """
 
