@@ -7,8 +7,9 @@
 
 All on the same bytes in one process on one core; figures are medians of CPU seconds of this process, rows taken in
 turns, after one pass that does not count. Every row of ours reads shards, parses, draws, encodes text and speech and
-packs blocks. `webdataset` rows only iterate: a sample counts for as many tokens as it gives with expressive units. The word-by-word row holds its records in
-memory, uses HuBERT units only, and counts its own tokens. webdataset and tokenizers must be installed.
+packs blocks. `webdataset` rows only iterate: a sample counts for as many tokens as it gives with expressive units. The
+word-by-word row holds its records in memory, uses HuBERT units only, and counts its own tokens. webdataset and
+transformers must be installed.
 """
 
 import argparse
