@@ -64,7 +64,7 @@ def write_recording(folder: Path, minutes: float) -> None:
             for _ in range(PIECE):
                 row = rows[(len(pieces) * PIECE + len(texts)) % len(rows)]
                 window = read_window(row, 120.0)
-                pcm = to_pcm(window.samples.mean(axis=1, dtype="float32"), window.rate)
+                pcm = to_pcm(window.samples, window.rate)
                 file.write(pcm)
                 at += len(pcm)
                 texts.append(row.text)

@@ -182,7 +182,7 @@ def run_build(
     return finish(
         settings.out,
         plan=plan,
-        recipe=recipe,
+        recipe=resolved(recipe),
         records=records,
         fingerprint=job.fingerprint,
         contracts=chain.contracts(recipe, artifacts),

@@ -5,7 +5,7 @@ they leave open is told in docs/policies.md.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, compress, pairwise
 from typing import assert_never
 
@@ -28,6 +28,8 @@ Words = tuple[int, int]
 """Words [start, end)."""
 
 _MODALITIES = (Modality.TEXT, Modality.SPEECH)
+
+_WORD = 1 << 32
 
 
 def draw_spans(
@@ -80,22 +82,45 @@ def _alternating(
 
     One draw for the first modality, then one per span, whatever is closed.
     """
-    turn = int(rng.integers(2))
+    limits = (policy.text_words, policy.speech_words)
+    widths = [high + 1 - low for low, high in limits]
+    bits = _bits(rng, 3 + 2 * num_words // (limits[0][0] + limits[1][0]))
+    turn = _below(2, bits)
     if policy.start != "random":
         turn = int(policy.start == "speech")
-    limits = (policy.text_words, policy.speech_words)
     spans: list[Span] = []
     start = 0
     while start < num_words:
         low, high = limits[turn]
-        length = int(rng.integers(low, high + 1))
-        end = _open_boundary(start + length, start + low, start + high, num_words, closed)
+        end = start + low + _below(widths[turn], bits)
+        if end >= num_words or end in closed:
+            end = _open_boundary(end, start + low, start + high, num_words, closed)
         if policy.remainder == "merge" and spans and end - start < low:
             spans[-1] = spans[-1]._replace(end_word=end)
         else:
             spans.append(Span(_MODALITIES[turn], start, end))
         start, turn = end, 1 - turn
     return tuple(spans)
+
+
+def _bits(rng: np.random.Generator, count: int) -> Iterator[int]:
+    """Yield 32 random bits at a time, `count` of which are drawn together: one by one they cost as much as ten do."""
+    yield from rng.integers(_WORD, size=count, dtype=np.uint32).tolist()
+    while True:
+        yield int(rng.integers(_WORD, dtype=np.uint32))
+
+
+def _below(width: int, bits: Iterator[int]) -> int:
+    """Draw from `range(width)`, all equally likely: what `Generator.integers(width)` makes of the same bits.
+
+    Lemire's method, https://arxiv.org/abs/1805.10941.
+    """
+    if width == 1:
+        return 0
+    while True:
+        product = next(bits) * width
+        if product % _WORD >= _WORD % width:
+            return product // _WORD
 
 
 def _open_boundary(target: int, low: int, high: int, num_words: int, closed: Collection[int]) -> int:

@@ -341,23 +341,29 @@ def test_engines_agree(config: BakeConfig, baked: Path, tmp_path: Path, engine: 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kills_at_random_moments_change_nothing(config: BakeConfig, tmp_path: Path) -> None:
-    longer = replace(config, epochs=60, streams=6)
+    longer = replace(config, epochs=60, streams=12)
     bake(longer, str(tmp_path / "calm"), LOCAL, Limits(), quiet)
     code = (
         "import sys; from tests.pipeline.test_bake import *;"
-        "bake(BakeConfig(dataset=sys.argv[1], sequence=SEQUENCE, seed=5, epochs=60, streams=6), sys.argv[2], LOCAL,"
+        "bake(BakeConfig(dataset=sys.argv[1], sequence=SEQUENCE, seed=5, epochs=60, streams=12), sys.argv[2], LOCAL,"
         " Limits(), quiet)"
     )
     command = [sys.executable, "-c", code, config.dataset, str(tmp_path / "storm")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    moments, counts = random.Random(20261122), []
-    for _ in range(3):
+    shards, moments, counts = tmp_path / "storm" / "shards", random.Random(20261122), []
+
+    def committed() -> int:
+        return len(list(shards.glob("*.commit.json")))
+
+    for wanted in (1, 3, 5):
         run = subprocess.Popen(command, env=environment)
-        time.sleep(moments.uniform(2.5, 5.0))
+        while committed() < wanted and run.poll() is None:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.05))
         run.send_signal(signal.SIGKILL)
         run.wait()
-        counts.append(len(list((tmp_path / "storm").glob("shards/*.commit.json"))))
+        counts.append(committed())
         time.sleep(1.0)  # its processes end with it, and with them the lock
     subprocess.run(command, env=environment, check=True)
     assert contents(tmp_path / "storm") == contents(tmp_path / "calm")
-    assert min(counts) < 6, f"no kill came before the end: {counts}"
+    assert min(counts) < 12, f"no kill came before the end: {counts}"

@@ -234,3 +234,50 @@ def _pickled() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
     return buffer.getvalue()
+
+
+ALIKE = [(f"key-{n}", {"flac": b"f" * (300 * n), "hubert.npy": b"h" * 600, "json": b"{}"}) for n in range(5)]
+
+
+def outcome(read: Callable[[], object]) -> object:
+    try:
+        return read()
+    except BadShard as error:
+        return str(error)
+
+
+@given(
+    header=st.integers(0, 14),
+    at=st.one_of(st.integers(0, 511), st.sampled_from([0, 4, 5, 6, 9, 10, 99, 124, 130, 134, 135, 148, 156, 157, 257])),
+    value=st.one_of(st.integers(0, 255), st.sampled_from(list(b"01789./-_a\0 "))),
+    mended=st.booleans(),
+)
+def test_headers_checked_together_are_judged_as_one_by_one(tmp_path_factory, header, at, value, mended) -> None:
+    data, offsets = tar_of(ALIKE)
+    places = [place for place in range(0, len(data), 512) if data[place + 257 : place + 262] == b"ustar"]
+    spoilt = bytearray(data)
+    spoilt[places[header] + at] = value
+    if mended:
+        block = spoilt[places[header] : places[header] + 512]
+        total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+        spoilt[places[header] + 148 : places[header] + 156] = b"%06o\0 " % total
+    shard = opened(tmp_path_factory.mktemp("shard"), bytes(spoilt), offsets)
+    together = [outcome(lambda i=i: shard.members(i, ALL)) for i in range(5)]
+    shard._layout.sound[:] = False
+    assert together == [outcome(lambda i=i: shard.members(i, ALL)) for i in range(5)]
+    shard.close()
+
+
+@pytest.mark.parametrize("odd", range(3))
+def test_one_sample_of_another_kind_leaves_the_others_what_they_are(tmp_path: Path, odd: int) -> None:
+    items = [*ALIKE]
+    items[2 * odd] = ("other", {"flac": b"1", "json": b"2"} if odd else {"json": b"1", "style.npy": b"2"})
+    data, offsets = tar_of(items)
+    shard = opened(tmp_path, data, offsets)
+    assert [shard.members(i, ALL) for i in range(5)] == items
+    assert shard._layout.sound.sum() == (1 if odd == 0 else 4)
+
+
+def test_most_samples_are_found_without_their_headers(tmp_path: Path) -> None:
+    data, offsets = tar_of(ALIKE)
+    assert opened(tmp_path, data, offsets)._layout.sound.all()

@@ -22,7 +22,7 @@ from schemas.sequence import (
     WordTranscriptionPolicy,
 )
 from stages.interleave import Modality, Span
-from stages.policies import draw_spans
+from stages.policies import _below, _bits, draw_spans
 from tests.sequence_measures import length, spoken
 
 TEXT, SPEECH = Modality.TEXT, Modality.SPEECH
@@ -75,6 +75,18 @@ def test_pairs_hold_every_word_once_in_each_modality_and_never_switch_where_it_i
     assert len({s.modality for s in first}) == len({s.modality for s in second}) == 1
     assert first[0].modality is second[0].modality.other
     assert not closed & {s.end_word for s in first[:-1]}
+
+
+@given(
+    widths=st.lists(st.one_of(st.integers(1, 40), st.integers(1, 2**32 - 1)), min_size=1, max_size=30),
+    count=st.integers(0, 30),
+    seed=seeds,
+)
+def test_draws_from_bits_are_those_of_numpy(widths: list[int], count: int, seed: int) -> None:
+    """numpy's own implementation of the same method, which draws anew where a draw would be biased."""
+    rng = rng_for(seed)
+    bits = _bits(rng_for(seed), count)
+    assert [_below(width, bits) for width in widths] == [int(rng.integers(width)) for width in widths]
 
 
 def test_spiritlm_draws_what_it_always_drew() -> None:
