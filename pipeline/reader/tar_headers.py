@@ -93,5 +93,4 @@ def _octal(digits: Bytes) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """Return the numbers that rows of digits stand for, and which rows hold octal digits only."""
     values = digits.astype(np.int64) - ord("0")
     powers = 8 ** np.arange(digits.shape[1] - 1, -1, -1, dtype=np.int64)
-    sound: npt.NDArray[np.bool_] = np.logical_and(values >= 0, values < 8).all(axis=1)
-    return values @ powers, sound
+    return values @ powers, np.all((values >= 0) & (values < 8), axis=1)
