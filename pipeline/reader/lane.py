@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from pipeline.reader.order import EpochOrder, Interval, Left, Window, share_of
 from pipeline.reader.packing import Packer
-from pipeline.reader.source import BadShard, Deferred, Item, Outcome, Packed, Shard, Source
+from pipeline.reader.source import BadShard, Deferred, Item, LeftOut, Outcome, Packed, Shard, Source
 from stages.vocabulary import TokenSequence
 
 MIN_OPEN = 512
@@ -18,14 +18,18 @@ MOST_AHEAD = 32
 MOST_TOKENS_AHEAD = 16_384
 """How many items, and about how many tokens, a lane reads ahead."""
 
+MOST_REASONS = 64
+OTHERS = "others"
+"""A lane counts what it leaves out by so many messages; further ones count together, so that states stay small."""
+
 
 @dataclass(slots=True)
 class Shelf:
     """A source with its open shards and the orders of its epochs, shared by the lanes of a reader.
 
     Attributes:
+        on_corrupt: whether what is damaged ends the reading, or is left out and counted.
         lanes: how many read from it.
-        skipped: what was left out because it is damaged: message to times, where `on_corrupt` is `skip`.
     """
 
     source: Source
@@ -33,7 +37,6 @@ class Shelf:
     width: int
     on_corrupt: Literal["raise", "skip"]
     lanes: int = 1
-    skipped: Counter[str] = field(default_factory=Counter)
     _open: "OrderedDict[int, Shard | BadShard]" = field(default_factory=OrderedDict)
     _orders: dict[int, EpochOrder] = field(default_factory=dict)
     total: int = field(init=False)
@@ -66,17 +69,18 @@ class Shelf:
         except BadShard as error:
             return error
 
-    def sound(self, outcome: Outcome) -> Item:
-        """Return an item, None in place of a damaged one.
+    def sound(self, outcome: Outcome, skipped: Counter[str]) -> Item:
+        """Return an item; None in place of one that is left out, which is counted in `skipped` by its message.
 
         Raises:
             BadShard: if it is damaged and that ends the reading.
         """
-        if not isinstance(outcome, BadShard):
+        if not isinstance(outcome, BadShard | LeftOut):
             return outcome
-        if self.on_corrupt == "raise":
+        if isinstance(outcome, BadShard) and self.on_corrupt == "raise":
             raise outcome
-        self.skipped[str(outcome)] += 1
+        why = outcome.why if isinstance(outcome, LeftOut) else str(outcome)
+        skipped[why if why in skipped or len(skipped) < MOST_REASONS else OTHERS] += 1
         return None
 
     def _opened(self, shard: int) -> Shard | BadShard:
@@ -96,7 +100,13 @@ class Shelf:
 
 
 class Lane:
-    """Blocks of one source for one stream, resumable at each: between blocks nothing but `Left` is kept."""
+    """Blocks of one source for one stream, resumable at each: between blocks nothing but `Left` and counts is kept.
+
+    Attributes:
+        items: taken up whole, those left out included.
+        tokens: given in blocks.
+        skipped: items that were left out as damaged or without text: message to number.
+    """
 
     def __init__(self, shelf: Shelf, packer: Packer, *, stream: int, streams: int, epochs: int | None) -> None:
         self._shelf, self._packer = shelf, packer
@@ -108,8 +118,8 @@ class Lane:
         self._reach = 1
         self._half_read: TokenSequence | None = None
         self._left = Left(-1, ())
-        self.items = 0
-        self.tokens = 0
+        self.items, self.tokens, self.skipped = 0, 0, Counter[str]()
+        self._counts = self._counted()
 
     @property
     def left(self) -> Left:
@@ -119,7 +129,12 @@ class Lane:
     @property
     def epoch(self) -> int:
         """The epoch in which the next block begins."""
-        return self._left.todo[0].epoch if self._left.todo else self._left.epoch + 1
+        if self._left.todo:
+            return self._left.todo[0].epoch
+        # Where streams outnumber items, a stream's share of an epoch may be empty; it rotates through all shares.
+        coming = range(self._left.epoch + 1, self._left.epoch + 1 + self._streams)
+        shares = (share_of(self._stream, self._streams, self._shelf.total, epoch) for epoch in coming)
+        return next((share.epoch for share in shares if share.start < share.stop), coming.start)
 
     def next_block(self, last: Literal["pad", "drop"]) -> Packed | None:
         """Return the next block; None after the last epoch.
@@ -154,7 +169,7 @@ class Lane:
     def _read_one(self) -> Packed | None:
         """Take up the next item, or the rest of it; return a block where that fills one."""
         epoch, start, stop, token = self._todo[0]
-        item = self._half_read or self._shelf.sound(self._next(epoch, start, stop))
+        item = self._half_read or self._shelf.sound(self._next(epoch, start, stop), self.skipped)
         if isinstance(item, TokenSequence):
             after = self._packer.add(item, token)
             if after < len(item.ids):
@@ -192,22 +207,26 @@ class Lane:
         return self._window[1]
 
     def _given(self, block: Packed) -> Packed:
-        self._left = Left(self._epoch, tuple(self._todo))
         self.tokens += len(block.ids)
+        self._left, self._counts = Left(self._epoch, tuple(self._todo)), self._counted()
         return block
 
+    def _counted(self) -> dict[str, Any]:
+        return {"items": self.items, "skipped": dict(self.skipped), "tokens": self.tokens}
+
     def state(self) -> dict[str, Any]:
+        """Return where the lane stood after the last block it gave, and what it had counted there."""
         return {
             "epoch": self._left.epoch,
-            "items": self.items,
             "todo": [list(interval) for interval in self._left.todo],
-            "tokens": self.tokens,
+            **self._counts,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._left = Left(state["epoch"], tuple(Interval(*values) for values in state["todo"]))
         self._epoch, self._todo = self._left.epoch, deque(self._left.todo)
-        self.items, self.tokens = state["items"], state["tokens"]
+        self.items, self.tokens, self.skipped = state["items"], state["tokens"], Counter(state.get("skipped", {}))
+        self._counts = self._counted()
         self._window, self._half_read = None, None
         self._ahead.clear()
         self._reach = 1

@@ -1,6 +1,7 @@
 """Mixing: which source a stream's next block comes from, and what shares mean in epochs."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -91,7 +92,7 @@ def implied_epochs(sources: Sequence[Source], shares: Sequence[float], tokens: f
             window = order.window_at(i * shelf.total // count)
             at = i * shelf.total // count - window.start
             (outcome,) = shelf.items([(int(window.shards[at]), int(window.items[at]))], 0)
-            item = shelf.sound(outcome)
+            item = shelf.sound(outcome, Counter())
             seen += len(item.ids) if item is not None else 0
         mean = seen / count if count else 0.0
         part = share / sum(shares)

@@ -25,8 +25,8 @@ class SequenceReader:
     the seed and the number of streams alone, and with that number fixed the k-th blocks of all streams, taken together,
     are the same on any world size.
 
-    Iterating goes on from where the reader stands. The whole state is a few integers per stream and source; resuming
-    opens one shard and redraws one document for each.
+    Iterating goes on from where the reader stands. The whole state is a few integers per stream and source, and what
+    was left out, by message; resuming opens one shard and redraws one document for each.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class SequenceReader:
                 next. With several sources one that is at its end leaves its share to the others.
             last: what becomes of the last block of a source, if it is not full.
             shuffle_shards: shards whose items are shuffled together, and that a stream keeps open.
-            on_corrupt: a damaged shard or record ends the reading, or is left out and counted in `skipped`.
+            on_corrupt: a damaged shard or record ends the reading, or is left out and counted in `skipped`, where rows
+                of plain text that hold no text are counted in either case.
 
         Raises:
             ValueError: if a number makes no sense.
@@ -95,8 +96,11 @@ class SequenceReader:
 
     @property
     def skipped(self) -> Counter[str]:
-        """What was left out as damaged: message to number of items."""
-        return sum((shelf.skipped for shelf in self._shelves), Counter())
+        """What the streams served here left out as damaged or without text: message to number of items.
+
+        It goes on counting where the state that was loaded stood: the sum over all ranks is that of the whole run.
+        """
+        return sum((lane.skipped for stream in self._streams.values() for lane in stream.lanes), Counter())
 
     def __iter__(self) -> Iterator[Block]:
         for _, packed in self.packed():
@@ -114,17 +118,23 @@ class SequenceReader:
                 yield found
 
     def progress(self) -> list[dict[str, Any]]:
-        """Return, by source, the tokens given and the epochs that the items read make of what this reader serves."""
+        """Return, by source, what this reader has read since the run began, as plain JSON values.
+
+        `tokens` given, `epochs` that the items read make of what it serves, and how many items were `skipped`.
+        """
         served = len(self._streams) / self._count
-        return [
-            {
-                "source": shelf.source.name,
-                "tokens": sum(stream.lanes[i].tokens for stream in self._streams.values()),
-                "epochs": sum(stream.lanes[i].items for stream in self._streams.values())
-                / max(1e-9, shelf.total * served),
-            }
-            for i, shelf in enumerate(self._shelves)
-        ]
+        found = []
+        for i, shelf in enumerate(self._shelves):
+            lanes = [stream.lanes[i] for stream in self._streams.values()]
+            found.append(
+                {
+                    "source": shelf.source.name,
+                    "tokens": sum(lane.tokens for lane in lanes),
+                    "epochs": sum(lane.items for lane in lanes) / max(1e-9, shelf.total * served),
+                    "skipped": sum(lane.skipped.total() for lane in lanes),
+                }
+            )
+        return found
 
     def state_dict(self) -> ReaderState:
         """Return where the reader stands, after the last block it gave, as plain JSON values."""
@@ -140,7 +150,7 @@ class SequenceReader:
 
         With the number of streams unchanged, the states given must cover the streams that this reader serves, and
         every stream goes on with the same blocks. With another number they must cover all streams, and what is left to
-        read is dealt anew: each document, and each rest of one, once.
+        read is dealt anew: each document, and each rest of one, once; counts are divided so that their sums hold.
 
         Raises:
             ValueError: naming each setting that differs, or the streams whose states are missing.
@@ -181,9 +191,12 @@ class SequenceReader:
         for i, shelf in enumerate(self._shelves):
             old = {number: value["lanes"][i] for number, value in served.items()}
             left = {n: Left(v["epoch"], tuple(Interval(*todo) for todo in v["todo"])) for n, v in old.items()}
+            skipped = sum((Counter(v.get("skipped", {})) for v in old.values()), Counter[str]())
             for number, new in enumerate(deal(left, streams=self._count, total=shelf.total)):
                 counts = {name: _part(sum(v[name] for v in old.values()), number, self._count) for name in COUNTS}
-                lanes[number].append({"epoch": new.epoch, "todo": [list(t) for t in new.todo], **counts})
+                own = {why: part for why, count in skipped.items() if (part := _part(count, number, self._count))}
+                todo = [list(interval) for interval in new.todo]
+                lanes[number].append({"epoch": new.epoch, "todo": todo, "skipped": own, **counts})
         owed = [sum(v["owed"][i] for v in served.values()) / self._count for i in range(len(self._shelves))]
         return {number: {"blocks": 0, "lanes": lanes[number], "owed": owed} for number in range(self._count)}
 
@@ -201,4 +214,5 @@ COUNTS = ("items", "tokens")
 
 
 def _part(total: int, number: int, parts: int) -> int:
+    """Return a part of a count that is divided among streams; the parts add up to it."""
     return (number + 1) * total // parts - number * total // parts

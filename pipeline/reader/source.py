@@ -39,16 +39,22 @@ class Deferred(NamedTuple):
     finish: "Callable[[Sequence[Any]], list[Outcome]]"
 
 
-Item = TokenSequence | Packed | None
-"""A document to be packed, a block as it is, or None for what is left out."""
+class LeftOut(NamedTuple):
+    """In place of an item that holds nothing to read, such as a row without text: the reader counts it by `why`."""
 
-Outcome = Item | BadShard
+    why: str
+
+
+Item = TokenSequence | Packed | None
+"""A document to be packed, a block as it is, or None for what is left out on purpose."""
+
+Outcome = Item | LeftOut | BadShard
 
 
 class Shard(Protocol):
     """One open shard."""
 
-    def item(self, index: int, epoch: int) -> Item | Deferred:
+    def item(self, index: int, epoch: int) -> Item | LeftOut | Deferred:
         """Return an item as tokens, or how to get them.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.reader.source import Shard
+from pipeline.reader.source import LeftOut, Shard
 from pipeline.reader.text_files import Found, Rows, TextFile, Unusable, find_files
 from pipeline.reader.text_lines import LinesFile, line_offsets
 from pipeline.reader.text_tables import TableFile
@@ -27,7 +27,7 @@ LISTED_FIELDS = 20
 class TextSource:
     """The rows of one or several files; an item is `[Text]` and the ids of one row's text.
 
-    Rows that hold no text are left out and counted in `skipped`, by reason, each time they come.
+    Rows that hold no text are left out; the reader counts them by reason, each time they come.
     """
 
     def __init__(
@@ -60,7 +60,6 @@ class TextSource:
         self._sizes = np.concatenate([np.zeros(0, np.int64), *(file.sizes for file in self._files)])
         self._loaded: OrderedDict[int, Rows] = OrderedDict()
         self._scratch_left = scratch_bytes
-        self.skipped: Counter[str] = Counter()
         self._require_text()
 
     @property
@@ -95,11 +94,10 @@ class TextSource:
         self._loaded.move_to_end(shard)
         return self._loaded[shard]
 
-    def encode(self, shard: int, row: int) -> TokenSequence | None:
+    def encode(self, shard: int, row: int) -> TokenSequence | LeftOut:
         text = self.rows(shard).text(row)
         if isinstance(text, Unusable):
-            self.skipped[text.value] += 1
-            return None
+            return LeftOut(f"{self._path}: {text.value}")
         return self._vocabulary.encode([Piece(modality=Modality.TEXT, text=text)])
 
     def _require_text(self) -> None:
@@ -135,7 +133,7 @@ class _TextShard:
     def __init__(self, source: TextSource, shard: int) -> None:
         self._source, self._shard = source, shard
 
-    def item(self, index: int, epoch: int) -> TokenSequence | None:
+    def item(self, index: int, epoch: int) -> TokenSequence | LeftOut:
         return self._source.encode(self._shard, index)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.reader.lane import MOST_REASONS
 from pipeline.reader.mixing import implied_epochs
 from pipeline.reader.packing import Block
 from pipeline.reader.sequence_reader import SequenceReader
@@ -260,6 +261,78 @@ def test_a_damaged_shard_ends_reading_or_is_left_out_and_counted() -> None:
     expected = tokens([2, 0, 4], range(1))
     assert content(list(one)) == expected
     assert one.skipped == {"numbered/shard-1 is damaged": 3}
+
+
+def with_damage(streams: int = 1, serve: Sequence[int] | None = None, **options: Any) -> SequenceReader:
+    """Two sources, two epochs, with 4 + 12 damaged items in each epoch."""
+    sources = [Numbered(FAR, name="a", bad=[6]), Numbered([5, 4, 8, 9], name="b", bad=[1, 2])]
+    settings = {"context": CONTEXT, "seed": 1, "epochs": 2, "shuffle_shards": 2, "on_corrupt": "skip", **options}
+    return SequenceReader(sources, VOCABULARY, streams=streams, serve=serve, **settings)
+
+
+ALL_DAMAGE = {"a/shard-6 is damaged": 8, "b/shard-1 is damaged": 8, "b/shard-2 is damaged": 16}
+
+
+def test_what_was_left_out_is_counted_on_after_a_resume() -> None:
+    whole = with_damage(streams=3)
+    blocks = list(whole)
+    assert whole.skipped == ALL_DAMAGE
+    assert [one["skipped"] for one in whole.progress()] == [8, 24]
+    for last in ("pad", "drop"):
+        for stop in range(len(blocks) + 1):
+            first, again = with_damage(streams=3, last=last), with_damage(streams=3, last=last)
+            list(islice(first, stop))
+            again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+            list(again)
+            assert again.skipped == ALL_DAMAGE
+            if last == "pad":
+                assert again.progress() == whole.progress()
+
+
+@given(data=st.data(), world=st.integers(1, 4), streams=st.integers(1, 6))
+def test_counts_are_divided_where_streams_are_dealt_anew(data: st.DataObject, world: int, streams: int) -> None:
+    def ranks(world: int, streams: int) -> list[SequenceReader]:
+        return [with_damage(streams, range(rank, streams, world)) for rank in range(world)]
+
+    def summed(readers: Sequence[SequenceReader]) -> tuple[Counter[str], list[int]]:
+        given = [sum(one.progress()[i]["tokens"] for one in readers) for i in range(2)]
+        return sum((one.skipped for one in readers), Counter()), given
+
+    before = ranks(world, max(world, streams))
+    for one in before:
+        list(islice(one, data.draw(st.integers(0, 30))))
+    states = [json.loads(json.dumps(one.state_dict())) for one in before]
+    new_world = data.draw(st.integers(1, 4))
+    after = ranks(new_world, max(new_world, data.draw(st.integers(1, 6))))
+    for one in after:
+        one.load_state_dict(states)
+    assert summed(after) == summed(before)
+    for one in after:
+        list(one)
+    assert summed(after)[0] == ALL_DAMAGE
+
+
+def test_many_messages_are_counted_together() -> None:
+    source = Numbered([1] * 200, bad=range(200))
+    one = SequenceReader([source], VOCABULARY, context=CONTEXT, seed=0, epochs=2, on_corrupt="skip")
+    assert list(one) == []
+    assert len(one.skipped) == MOST_REASONS + 1
+    assert one.skipped.total() == 400
+    assert one.skipped["others"] == 2 * (200 - MOST_REASONS)
+    assert {count for why, count in one.skipped.items() if why != "others"} == {2}
+
+
+def test_the_epoch_of_the_next_block_is_that_of_its_first_token() -> None:
+    """More streams than items, so that in most epochs most of them have none."""
+    for stream in range(8):
+        one = reader([0, 2, 1], streams=8, serve=[stream], epochs=20)
+        told = [one.epoch]
+        begun = []
+        for block in one:
+            told.append(one.epoch)
+            begun.append(int(block["input_ids"][1]) // 10_000_000)
+        assert begun == told[:-1]
+        assert len(begun) > 3
 
 
 def test_nothing_to_read_is_said_instead_of_spinning() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.reader import SequenceReader, text_lines
-from pipeline.reader.source import BadShard
+from pipeline.reader.source import BadShard, LeftOut
 from pipeline.reader.text_source import TextSource, default_index_folder
 from schemas.unit_record import npy_bytes
 from stages.interleave import Modality
@@ -49,16 +49,26 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def items(source: TextSource) -> list[str | None]:
-    """Decode every item in the order of the files."""
+    """Decode every item in the order of the files; None for a row that is left out."""
+    return read(source)[0]
+
+
+def read(source: TextSource) -> tuple[list[str | None], Counter[str]]:
+    """The items, and how many rows were left out by reason."""
     found: list[str | None] = []
+    skipped: Counter[str] = Counter()
     for number, size in enumerate(source.sizes):
         shard = source.open(number)
         for index in range(size):
             item = shard.item(index, 0)
-            assert not isinstance(item, tuple) or isinstance(item, TokenSequence)
-            found.append(None if item is None else text_of(item))
+            assert isinstance(item, TokenSequence | LeftOut)
+            if isinstance(item, LeftOut):
+                name, _, why = item.why.partition(": ")
+                assert name == source.name
+                skipped[why] += 1
+            found.append(None if isinstance(item, LeftOut) else text_of(item))
         shard.close()
-    return found
+    return found, skipped
 
 
 def text_of(item: TokenSequence) -> str:
@@ -96,8 +106,9 @@ def test_lines_give_their_texts_and_bad_ones_are_counted(
     if not closed and not lines[-1]:
         texts = texts[:-1]
     source = TextSource(str(path), VOCABULARY)
-    assert items(source) == [text if isinstance(text, str) else None for text in texts]
-    assert source.skipped == Counter(BAD_LINES[text] for text in texts if isinstance(text, bytes))
+    found, skipped = read(source)
+    assert found == [text if isinstance(text, str) else None for text in texts]
+    assert skipped == Counter(BAD_LINES[text] for text in texts if isinstance(text, bytes))
     starts = np.cumsum([0, *(len(line) + 1 for line in path.read_bytes().split(b"\n"))])[: source.sizes.sum()]
     assert source.sizes.tolist() == [count for _, count in sorted(Counter(starts // 64).items())]
 
@@ -108,9 +119,9 @@ def test_no_bytes_make_it_raise(tmp_path_factory: pytest.TempPathFactory, data: 
     (folder / "a.jsonl").write_bytes(data)
     write_lines(folder / "b.jsonl", [row("fine")])
     source = TextSource(str(folder), VOCABULARY)
-    found = items(source)
+    found, skipped = read(source)
     assert found[-1] == "fine"
-    assert found[:-1].count(None) == source.skipped.total()
+    assert found[:-1].count(None) == skipped.total()
 
 
 @given(texts=st.lists(st.none() | TEXTS, min_size=1), group=st.integers(1, 5), strings=st.booleans())
@@ -123,23 +134,20 @@ def test_parquet_gives_its_texts_by_row_group(
     pq.write_table(pa.table({"id": range(len(texts)), "text": bodies}), path, row_group_size=group)
     source = TextSource(str(path), VOCABULARY)
     assert source.sizes.tolist() == [len(texts[i : i + group]) for i in range(0, len(texts), group)]
-    assert items(source) == texts
-    assert source.skipped == Counter({"not a string": texts.count(None)} if None in texts else {})
+    assert read(source) == (texts, Counter({"not a string": texts.count(None)} if None in texts else {}))
 
 
 def test_json_nested_without_end_is_a_bad_row(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [b"[" * 100_000, row("fine")])
     source = TextSource(str(path), VOCABULARY)
-    assert items(source) == [None, "fine"]
-    assert source.skipped == {"not JSON": 1}
+    assert read(source) == ([None, "fine"], {"not JSON": 1})
 
 
 def test_parquet_with_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [b"fine", b"\xff", b" "]}), path)
     source = TextSource(str(path), VOCABULARY)
-    assert items(source) == ["fine", None, None]
-    assert source.skipped == {"not valid UTF-8": 1, "empty": 1}
+    assert read(source) == (["fine", None, None], {"not valid UTF-8": 1, "empty": 1})
 
 
 def test_row_groups_come_and_go_within_the_scratch_space(tmp_path: Path) -> None:
@@ -164,8 +172,7 @@ def test_a_folder_holds_both_kinds_and_other_files_are_passed_over(tmp_path: Pat
     pq.write_table(pa.table({"other": [1]}), tmp_path / "d.parquet")
     (tmp_path / "README.md").write_text("not data")
     source = TextSource(str(tmp_path), VOCABULARY)
-    assert items(source) == ["of a", "of b", None]
-    assert source.skipped == {"field missing": 1}
+    assert read(source) == (["of a", "of b", None], {"field missing": 1})
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -345,6 +352,26 @@ def test_the_reader_gives_every_document_once_in_an_epoch_and_resumes(tmp_path: 
         ids = [i for block in whole for i in block["input_ids"][block["document_ids"] >= 0].tolist()]
         found.update(document.split("document number ")[-1] for document in split_documents(ids))
     assert found == Counter(text.split()[-1] for text in texts)
+
+
+def test_the_reader_counts_rows_without_text_and_goes_on_after_a_resume(tmp_path: Path) -> None:
+    """Rows are read ahead; each counts when its turn comes, damage ends the reading or not."""
+    path = write_lines(tmp_path / "a.jsonl", [row("fine " * 20) if i % 3 else b"{" for i in range(60)])
+
+    def reader(epochs: int) -> SequenceReader:
+        source = TextSource(str(path), VOCABULARY)
+        return SequenceReader([source], VOCABULARY, context=64, seed=1, epochs=epochs)
+
+    one = reader(2)
+    next(iter(one))
+    assert one.skipped.total() < 20
+    again = reader(2)
+    again.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    assert again.skipped == one.skipped
+    for opened in (one, again):
+        list(opened)
+        assert opened.skipped == {f"{path}: not JSON": 40}
+        assert [source["skipped"] for source in opened.progress()] == [40]
 
 
 def split_documents(ids: list[int]) -> list[str]:
