@@ -108,7 +108,7 @@ def train(
 @click.argument("checkpoint")
 @click.option("--sequences", default=None, metavar="FILE", help="JSON lines of text, speech, sequences, ids or pairs.")
 @click.option("--text", default=None, metavar="FILE", help="Plain text, a sequence per line.")
-@click.option("--dataset", default=None, metavar="DATASET", help="The utterances of a dataset, as a draw renders them.")
+@click.option("--dataset", default=None, metavar="DATASET", help="A dataset's utterances, each drawn as a document.")
 @click.option("--out", default=None, metavar="FILE", help="Where the scores go.  [default: the terminal]")
 @click.option("--per-token", is_flag=True, help="Compare pairs by the mean per token instead of the sum.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)

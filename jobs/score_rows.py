@@ -99,7 +99,7 @@ def rows_of_text(path: Path, vocabulary: Vocabulary, context: int) -> Iterator[R
 def rows_of_dataset(
     dataset: Dataset, sequence: SequenceSection, carried: Carried, context: int, *, seed: int, checkpoint: str
 ) -> Iterator[Row]:
-    """Yield a row for each utterance of a dataset, drawn as in epoch 0.
+    """Yield a row for each utterance of a dataset, drawn in epoch 0 as a document: recordings are not joined.
 
     Raises:
         ValueError: if the dataset's units are not those of the checkpoint.

@@ -29,9 +29,9 @@ Block = dict[str, npt.NDArray[Any]]
 class Packer:
     """Fills one block at a time.
 
-    A block is cut only where the sequence allows it, so up to three positions at its end may be padding (a marker and
-    a group of style, pitch and HuBERT take four). A stretch that goes on with a piece begun in the block before
-    re-opens with that piece's marker.
+    A block is cut only where the sequence allows it, so up to four positions at its end may be padding (a task, a
+    marker and a group of style, pitch and HuBERT take five). A stretch that goes on with a piece begun in the block
+    before re-opens with that piece's marker.
     """
 
     def __init__(self, context: int, vocabulary: Vocabulary) -> None:
