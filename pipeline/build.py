@@ -55,10 +55,11 @@ def make_plan(manifest: str, recipe: Recipe, out: str, audio_root: str | None = 
     first = list(islice(rows, SAMPLE_OF_ROWS))
     require_alignments(recipe, first)
     rows = itertools.chain(first, rows)
+    hours = recipe.plan.hours_per_shard
     if existing is None:
-        plan = write_plan(join(out, "plan"), base, rows, recipe.plan.hours_per_shard)
+        plan = write_plan(join(out, "plan"), base, rows, hours, recipe.decode.max_seconds)
     else:
-        plan = write_plan(join(out, "work", "plan"), base, rows, recipe.plan.hours_per_shard)
+        plan = write_plan(join(out, "work", "plan"), base, rows, hours, existing.max_seconds)
         if (plan.fingerprint, plan.base) != (existing.fingerprint, existing.base):
             raise PlanError(f"{out} was planned from other rows than {manifest} holds now; use another --out")
         plan = existing
@@ -73,10 +74,11 @@ def transcribe_first(
     """Give every row without text its transcripts; return the new manifest and the root of its audio paths."""
     base = audio_root or manifest_base(manifest)
     rows = located(read_manifest(manifest), base)
-    plan = write_plan(join(settings.out, "transcripts", "plan"), base, rows, recipe.plan.hours_per_shard)
     checkpoint = pin(recipe, transcribe=True).get("transcribe_model")
-    if checkpoint is None:
+    if recipe.transcribe is None or checkpoint is None:
         raise PlanError("the recipe has no transcribe section: name a checkpoint there, or give every row a text")
+    longest = recipe.transcribe.max_seconds
+    plan = write_plan(join(settings.out, "transcripts", "plan"), base, rows, recipe.plan.hours_per_shard, longest)
     path = transcribe(settings.out, plan, recipe, checkpoint, settings.engine, settings.limits, progress)
     return path, base
 

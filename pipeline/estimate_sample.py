@@ -74,7 +74,7 @@ def sample(plan: Plan, seconds: float) -> list[Utterance]:
     looked = order[:LOOKED_AT]
     for split in sorted(looked):
         found = [row for row in load_rows(plan.rows_path, split, plan.base) if isinstance(row, Utterance)]
-        lengths = dict(zip((row.key for row in found), seconds_of(found), strict=True))
+        lengths = dict(zip((row.key for row in found), seconds_of(found, plan.max_seconds), strict=True))
         budget, some = seconds / len(looked), set[str]()
         for key in sorted(lengths, key=lambda key: sha256_hex(key.encode())):
             if budget <= 0:
@@ -92,8 +92,8 @@ def measure(
     if not rows:
         raise EstimateFailed("the plan has no usable row, so nothing can be measured")
     kept = recipe.model_copy(update={"store": recipe.store.model_copy(update={"audio": True})})
-    hours = sum(seconds_of(rows)) / 3600 / SAMPLE_SPLITS
-    small = write_plan(join(folder, "plan"), plan.base, rows, hours or "auto")
+    hours = sum(seconds_of(rows, plan.max_seconds)) / 3600 / SAMPLE_SPLITS
+    small = write_plan(join(folder, "plan"), plan.base, rows, hours or "auto", plan.max_seconds)
     engine = EngineSettings(engine="local", workers=1)
     before = _cpu()
     artifacts = fit(folder, small, kept, engine, limits, progress)

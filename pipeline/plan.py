@@ -5,6 +5,7 @@ Deterministic and independent of engine and worker count. Consecutive rows, a re
 from 256 splits on, further files follow it (`pipeline/plan_files.py`).
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ class Plan:
         fingerprint: hash of the rows and of how they were cut.
         sizes: planned audio seconds of each split.
         inputs: number of rows of each split.
+        max_seconds: what a row was taken for at most when the splits were cut.
     """
 
     root: str
@@ -52,6 +54,7 @@ class Plan:
     fingerprint: str
     sizes: tuple[float, ...]
     inputs: tuple[int, ...]
+    max_seconds: float = math.inf
 
     @property
     def rows_path(self) -> str:
@@ -62,8 +65,14 @@ class Plan:
         return sorted(splits, key=lambda split: (-self.sizes[split], split))
 
 
-def seconds_of(rows: Sequence[Row], *, probe_threads: int = 8) -> list[float]:
-    """Return each row's audio seconds: the manifest's duration, else what the file's header says, else 0."""
+def seconds_of(rows: Sequence[Row], max_seconds: float = math.inf, *, probe_threads: int = 8) -> list[float]:
+    """Return each row's audio seconds: the manifest's duration, else what the file's header says, else 0.
+
+    Args:
+        rows: rows of a manifest.
+        max_seconds: a row that says more weighs this much: it will be rejected as `too_long`.
+        probe_threads: headers that are read at once.
+    """
     unknown = {row.location for row in rows if isinstance(row, Utterance) and row.length is None}
     with ThreadPoolExecutor(probe_threads) as pool:
         probed = dict(zip(unknown, pool.map(_probe_seconds, unknown), strict=True))
@@ -72,8 +81,8 @@ def seconds_of(rows: Sequence[Row], *, probe_threads: int = 8) -> list[float]:
         if isinstance(row, Reject):
             return 0.0
         if row.length is not None:
-            return row.length / SAMPLE_RATE
-        return max(0.0, probed[row.location] - row.offset / SAMPLE_RATE)
+            return min(max_seconds, row.length / SAMPLE_RATE)
+        return min(max_seconds, max(0.0, probed[row.location] - row.offset / SAMPLE_RATE))
 
     return [one(row) for row in rows]
 
@@ -148,8 +157,12 @@ def _grouped(pairs: Iterable[tuple[str | None, float]]) -> Iterator[tuple[str, l
         yield name, weights
 
 
-def write_plan(root: str, base: str, rows: Iterable[Row], hours_per_shard: float | str) -> Plan:
+def write_plan(
+    root: str, base: str, rows: Iterable[Row], hours_per_shard: float | str, max_seconds: float = math.inf
+) -> Plan:
     """Cut the rows and write them, then `plan.json`.
+
+    One row weighs `max_seconds` at most, whatever the manifest or a header says of it.
 
     Rows are taken once and in order; memory holds some thousands of them at a time and one split. Temporary files take
     about as much room as the plan.
@@ -161,7 +174,7 @@ def write_plan(root: str, base: str, rows: Iterable[Row], hours_per_shard: float
     try:
         with Spool(folder.path) as spool:
             for chunk in batched(rows, SPOOLED_ROWS):
-                spool.add([_to_row(row, 0) for row in chunk], seconds_of(chunk))
+                spool.add([_to_row(row, 0) for row in chunk], seconds_of(chunk, max_seconds))
         if not spool.count:
             raise ManifestError("there is no row to plan")
         splits = assign(spool.recordings(), spool.total, hours_per_shard)
@@ -177,9 +190,11 @@ def write_plan(root: str, base: str, rows: Iterable[Row], hours_per_shard: float
         fingerprint=writer.fingerprint,
         sizes=tuple(round(size, 3) for size in writer.sizes),
         inputs=tuple(writer.inputs),
+        max_seconds=max_seconds,
     )
     info = {"base": base, "fingerprint": plan.fingerprint, "format": FORMAT, "inputs": plan.inputs, "sizes": plan.sizes}
-    publish_json(info, join(root, "plan.json"))
+    limit = {"max_seconds": max_seconds} if math.isfinite(max_seconds) else {}
+    publish_json(info | limit, join(root, "plan.json"))
     return plan
 
 
@@ -194,6 +209,7 @@ def read_plan(root: str) -> Plan | None:
         fingerprint=info["fingerprint"],
         sizes=tuple(info["sizes"]),
         inputs=tuple(info["inputs"]),
+        max_seconds=float(info.get("max_seconds", math.inf)),
     )
 
 

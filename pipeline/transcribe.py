@@ -81,7 +81,7 @@ def transcribe(
     facts: dict[int, dict[str, Any]] = {}
     work = join(root, "transcribe")
     if silent:
-        part = write_plan(work, plan.base, silent, recipe.plan.hours_per_shard)
+        part = write_plan(work, plan.base, silent, recipe.plan.hours_per_shard, plan.max_seconds)
         job = Job(
             root=work,
             rows_path=part.rows_path,
@@ -89,7 +89,7 @@ def transcribe(
             fingerprint=chain.job_fingerprint(part.fingerprint, steps, sink),
             steps=steps,
             sink=sink,
-            limits=_patient(limits, max(seconds_of(silent))),
+            limits=_patient(limits, max(seconds_of(silent, plan.max_seconds))),
         )
         facts = drive(job, part, settings, progress)
         reconcile(part, facts)

@@ -66,7 +66,7 @@ def _rows_findings(plan: Plan, removed: Removed) -> list[Finding]:
     try:
         for rows in _row_groups(plan):
             inputs.append(len(rows))
-            sizes.append(_seconds(rows))
+            sizes.append(_seconds(rows, plan.max_seconds))
             for row in rows:
                 hashed.update(canonical_json(_hashed_form(row)).encode())
                 if unseen:
@@ -105,10 +105,10 @@ def _hashed_form(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ROWS.names if name not in without}
 
 
-def _seconds(rows: list[dict[str, Any]]) -> float | None:
-    """Return the planned seconds of a split where every row says its length."""
+def _seconds(rows: list[dict[str, Any]], max_seconds: float) -> float | None:
+    """Return the planned seconds of a split where every row says its length; a row weighs `max_seconds` at most."""
     used = [row["length"] for row in rows if row["reason"] is None]
-    return None if None in used else round(sum(length / SAMPLE_RATE for length in used), 3)
+    return None if None in used else round(sum(min(max_seconds, length / SAMPLE_RATE) for length in used), 3)
 
 
 def recipe_findings(root: str, info: Mapping[str, Any] | None, *, planned: bool, trusted: bool) -> list[Finding]:

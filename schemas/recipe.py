@@ -39,6 +39,7 @@ class PlanSection(Section):
 class DecodeSection(Section):
     min_seconds: float = 0.1
     max_seconds: float = 120.0
+    """Longer clips are rejected as `too_long`, and none weighs more when splits are cut."""
     max_clipped: Probability = 0.02
     """Largest share of samples at full scale."""
     silence_dbfs: float = -60.0

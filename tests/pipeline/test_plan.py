@@ -1,5 +1,7 @@
 """Splits: consecutive, whole recordings, balanced, a function of the manifest alone."""
 
+import json
+import struct
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -8,8 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.manifest import ManifestError
-from pipeline.plan import AUTO_SPLITS, Row, all_rows, cut, load_rows, read_plan, target_seconds, write_plan
+from pipeline.build import located, make_plan
+from pipeline.fit import sample_rows
+from pipeline.manifest import ManifestError, read_manifest
+from pipeline.plan import (
+    AUTO_SPLITS,
+    Row,
+    all_rows,
+    cut,
+    load_rows,
+    read_plan,
+    seconds_of,
+    target_seconds,
+    write_plan,
+)
+from pipeline.recipes import load_recipe
+from pipeline.removed import Removed
+from pipeline.verify_plan import plan_findings
 from schemas.clock import Samples
 from schemas.records import Utterance
 from schemas.rejects import Reason, Reject
@@ -104,3 +121,52 @@ def test_the_fingerprint_follows_rows_and_cut_but_not_the_folder(tmp_path: Path)
 def test_largest_splits_come_first(tmp_path: Path) -> None:
     plan = write_plan(str(tmp_path), "/base", rows_of([(1, 10.0), (1, 90.0), (1, 50.0)]), 0.001)
     assert plan.largest_first(range(3)) == [1, 2, 0]
+
+
+def manifest(folder: Path, durations: list[float]) -> str:
+    """A manifest of one row for each recording."""
+    lines = [{"audio_filepath": f"{i}.wav", "text": "a", "id": f"u{i}", "duration": d} for i, d in enumerate(durations)]
+    path = folder / "manifest.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_a_row_that_claims_months_weighs_what_the_recipe_allows(tmp_path: Path) -> None:
+    """Else every recording behind it gets a split of its own."""
+    path = manifest(tmp_path, [10.0, 9e6, *[10.0] * 30])
+    recipe = load_recipe("embedded", ["plan.hours_per_shard=0.02", "decode.max_seconds=60"])
+    plan = make_plan(path, recipe, str(tmp_path / "out"))
+    assert sum(plan.sizes) == 31 * 10.0 + 60.0
+    assert len(plan.sizes) == round((31 * 10.0 + 60.0) / 72)
+    assert max(plan.sizes) < 144
+    assert read_plan(str(tmp_path / "out" / "plan")) == plan
+    assert plan_findings(str(tmp_path / "out"), plan, None, Removed.of()) == []
+
+
+def test_a_header_that_claims_months_weighs_no_more(tmp_path: Path) -> None:
+    huge = (
+        b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000, 1, 8) + b"data\xf0\xff\xff\xff"
+    )
+    (tmp_path / "a.wav").write_bytes(huge + bytes(2**21))
+    row = replace(utterance(0, "r0"), length=None, location=str(tmp_path / "a.wav"))
+    assert seconds_of([row]) > [200.0]
+    assert seconds_of([row, utterance(1, "r1", 90.0), utterance(2, "r2", 7.0)], 60.0) == [60.0, 60.0, 7.0]
+
+
+def test_a_plan_made_without_the_limit_is_still_the_same_plan(tmp_path: Path) -> None:
+    """Its splits have been built; a limit of today must not cut them anew."""
+    path = manifest(tmp_path, [10.0, 9000.0, *[10.0] * 30])
+    recipe = load_recipe("embedded", ["plan.hours_per_shard=0.02"])
+    rows = located(read_manifest(path), str(tmp_path))
+    old = write_plan(str(tmp_path / "out" / "plan"), str(tmp_path), rows, 0.02)
+    assert "max_seconds" not in json.loads((tmp_path / "out" / "plan" / "plan.json").read_text())
+    assert make_plan(path, recipe, str(tmp_path / "out")) == old
+    assert plan_findings(str(tmp_path / "out"), old, None, Removed.of()) == []
+
+
+def test_what_is_fitted_on_is_chosen_by_the_same_weights(tmp_path: Path) -> None:
+    """A row that claims months does not use up the hours of the sample, whichever comes first."""
+    path = manifest(tmp_path, [9e6] * 5 + [10.0] * 20)
+    recipe = load_recipe("embedded", ["fit.max_hours=1"])
+    plan = make_plan(path, recipe, str(tmp_path / "out"))
+    assert len(sample_rows(plan, recipe)) == 25

@@ -300,6 +300,22 @@ def test_long_recordings_get_time_and_a_batch_of_their_own(tmp_path, monkeypatch
     assert (seen[0].limits.batch_records, seen[0].limits.record_seconds) == (1, 108_000.0)
 
 
+def test_a_recording_that_claims_months_gets_no_more_time_than_the_longest_allowed(tmp_path, monkeypatch):
+    seen = []
+
+    def drive(job, plan, settings, progress):
+        seen.append((job, plan))
+        raise RunFailed("enough")
+
+    monkeypatch.setattr(module, "drive", drive)
+    rows = [row("1a", 0, length=Samples(9_000_000 * 16_000)), row("1b", 1)]
+    plan = write_plan(str(tmp_path / "given"), "/b", rows, "auto", 7200.0)
+    with pytest.raises(RunFailed):
+        run(tmp_path / "out", plan, limits=Limits(record_seconds=5.0))
+    assert seen[0][0].limits.record_seconds == 30 * 7200.0
+    assert max(seen[0][1].sizes) <= 7200.0 + 10.0
+
+
 # ---------------------------------------------------------------- rows
 
 names = st.text(st.characters(categories=["L", "M", "N", "P", "S"]), min_size=1, max_size=9)
