@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from schemas.rejects import Reason, Reject
+from schemas.rejects import Reason, Reject, one_line
 from stages.base import Stage
 
 SYSTEM_ERRORS = (ImportError, SyntaxError, NameError, MemoryError)
@@ -42,7 +42,7 @@ def _attempt(stage: Stage[Any, Any], name: str, batch: Sequence[Any], notice: No
         if len(batch) > 1:  # isolate the culprit: rerun one by one
             return [outcome for item in batch for outcome in _attempt(stage, name, [item], notice)]
         key, row_id, audio = key_and_id(batch[0])
-        detail = f"{audio}: {type(error).__name__} in stage {name}"
+        detail = f"{one_line(audio)}: {type(error).__name__} in stage {name}"
         return [Reject(key=key, id=row_id, stage=name, reason=Reason.UNEXPECTED, detail=detail)]
     if len(outcomes) != len(batch):
         raise BrokenStage(f"stage {name} returned {len(outcomes)} outcomes for {len(batch)} records")
