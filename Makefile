@@ -23,7 +23,7 @@ test: $(STAMP) ## the quick suite
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 slow: $(STAMP) ## engines, faults, training, the browser
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 faults: $(STAMP) ## 100 kills on each engine; KILLS=5 SEED=7 for less
 	for engine in local beam ray; do \
