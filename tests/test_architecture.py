@@ -15,7 +15,15 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 def imports_of(code: str) -> set[str]:
     script = f"import sys\n{code}\nprint(' '.join(sorted(name.split('.')[0] for name in sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())
+
+
+HELP = """
+from jobs.cli import main
+for command in ([], *([name] for name in main.commands)):
+    assert main([*command, "--help"], standalone_mode=False) == 0
+"""
+ENGINES_AND_MODELS = {"torch", "apache_beam", "ray", "transformers", "whisperx", "duckdb", "plotly"}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +34,8 @@ def imports_of(code: str) -> set[str]:
             "import pipeline.chain, pipeline.drive",
             {"torch", "apache_beam", "ray", "whisperx", "pocketsphinx", "sklearn"},
         ),
-        ("import jobs.cli", {"torch", "apache_beam", "ray", "transformers", "duckdb", "plotly"}),
+        ("import jobs.cli", ENGINES_AND_MODELS),
+        (HELP, ENGINES_AND_MODELS),
         ("import schemas.recipe, schemas.records", {"torch", "fsspec", "yaml"}),
     ],
 )
