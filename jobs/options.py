@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from jobs.terminal import one_safe_line, safe
-from pipeline.drive import EngineSettings, FolderInUse, RunFailed
+from pipeline.drive import EngineSettings, RunFailed
 from pipeline.engines import ENGINES
+from pipeline.folder_lock import FolderInUse
 from schemas.recipe import Recipe
 
 EXIT_FAILED = 1

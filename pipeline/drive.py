@@ -4,7 +4,6 @@ The engine runs in a process of its own, so that a hang, a crash or a flood of l
 for `stall_seconds` it is killed and started again on what is left. Reruns are free: committed splits are kept.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,6 +21,7 @@ from pipeline.commit import keep_valid, valid_commit, valid_commits
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
 from pipeline.executor.signs import beats
+from pipeline.folder_lock import locked
 from pipeline.folders import OwnedFolder, remove_abandoned
 from pipeline.job import Job
 from pipeline.log import Log
@@ -42,10 +42,6 @@ Progress = Callable[[int, int, float, float], None]
 
 class RunFailed(RuntimeError):
     """The run ended and planned splits have no valid commit record; the message names them and the reasons."""
-
-
-class FolderInUse(RuntimeError):
-    """Another run works in the same folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +74,7 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
         FolderInUse: if another run works in it.
     """
     splits, log = range(len(plan.sizes)), Log(role="driver", root=job.root)
-    with _locked(job.root), _engine_home(job.root) as home:
+    with locked(job.root), _engine_home(job.root) as home:
         _remove_leftovers(job.root)
         done = keep_valid(job.root, job.fingerprint, splits)
         starts = 0
@@ -250,19 +246,3 @@ def _remove_leftovers(root: str) -> None:
 def _forget_failures(root: str) -> None:
     for name in list_names(join(root, "work", "failed")):
         remove(join(root, "work", "failed", name))
-
-
-@contextmanager
-def _locked(root: str) -> Iterator[None]:
-    """Hold the folder's lock; the kernel releases it when we end, however we end."""
-    if is_remote(root):
-        yield
-        return
-    folder = Path(root) / "work"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderInUse(f"{root} is in use by another run; wait for it or choose another --out") from None
-        yield

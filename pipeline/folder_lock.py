@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.drive import FolderInUse
 from pipeline.storage import is_remote
+
+
+class FolderInUse(RuntimeError):
+    """Another run works in the same folder."""
 
 
 @contextmanager
 def locked(root: str) -> Iterator[None]:
-    """Hold the lock that a build holds too; the kernel releases it when we end. An object store has no locks.
+    """Hold the folder's lock; the kernel releases it when we end, however we end. An object store has no locks.
 
     Raises:
         FolderInUse: if another process works in the folder.

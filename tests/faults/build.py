@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from pipeline.commit import CommitConflict
-from pipeline.drive import EngineSettings, FolderInUse, RunFailed, drive
+from pipeline.drive import EngineSettings, RunFailed, drive
 from pipeline.engines import EngineName
+from pipeline.folder_lock import FolderInUse
 from tests.poison import PoisonConfig, job_for
 
 SPLITS = 40

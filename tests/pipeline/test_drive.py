@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.commit import CommitConflict, commit, commit_path, scratch_folder, valid_commits
-from pipeline.drive import EngineSettings, FolderInUse, RunFailed, drive
+from pipeline.drive import EngineSettings, RunFailed, drive
 from pipeline.executor.strikes import Strikes
+from pipeline.folder_lock import FolderInUse
 from pipeline.storage import publish_json, read_json
 from tests.poison import LinesConfig, PoisonConfig, job_for
 
@@ -122,7 +123,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     with open(tmp_path / "work" / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(FolderInUse, match="in use"):
+        with pytest.raises(FolderInUse, match=f"{tmp_path} is in use by another run"):
             drive(job, plan, LOCAL, quiet)
 
 

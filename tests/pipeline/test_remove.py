@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.commit import commit_path
 from pipeline.dataset import BadDataset, Dataset
-from pipeline.drive import FolderInUse
+from pipeline.folder_lock import FolderInUse
 from pipeline.plan import all_rows, load_rows
 from pipeline.removal_checks import RemoveFailed
 from pipeline.remove import Takedown, remove
