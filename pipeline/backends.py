@@ -132,7 +132,6 @@ def quantiser_config(section: KmeansQuantiser | LinearQuantiser, name: str, arti
         codebook=artifacts[name],
         clusters=section.clusters,
         trained=not section.path,
-        trust_pickle=section.trust_pickle if isinstance(section, KmeansQuantiser) else False,
     )
 
 

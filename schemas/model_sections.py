@@ -100,11 +100,8 @@ AlignSection = Annotated[
 class KmeansQuantiser(Section):
     kind: Literal["kmeans"] = "kmeans"
     path: str = ""
-    """.npy, .safetensors, or scikit-learn's joblib file; empty: trained by `fit`."""
+    """.npy, .safetensors, or scikit-learn's joblib file, which is never unpickled; empty: trained by `fit`."""
     sha256: Sha256 = ""
-    trust_pickle: bool = False
-    """A joblib file is a pickle: it is read by a reader that runs no code; with `true` and a `sha256` that matches, one
-    that this reader cannot read is unpickled."""
     clusters: Clusters = 500
     """Size of the codebook; a file of another size is an error."""
     licence: str = ""
@@ -113,12 +110,6 @@ class KmeansQuantiser(Section):
     @model_validator(mode="after")
     def _sha256_has_a_file(self) -> Self:
         require_file(self.sha256, self.path, "path")
-        return self
-
-    @model_validator(mode="after")
-    def _trust_is_of_one_file(self) -> Self:
-        if self.trust_pickle and not self.sha256:
-            raise ValueError("trust_pickle runs what is in the file: it needs the sha256 of the one that you trust")
         return self
 
 

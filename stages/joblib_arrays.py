@@ -9,7 +9,6 @@ padding bytes and the padding) and numpy's own `ndarray.__reduce__`. 500 centroi
 """
 
 import bz2
-import io
 import lzma
 import zlib
 from math import prod
@@ -51,7 +50,7 @@ _KNOWN = {
     Name("numpy.random._pickle", "__bit_generator_ctor"),
     Name("numpy.random._mt19937", "MT19937"),
 }
-_FIX = "save `model.cluster_centers_` with numpy.save, or, if you trust its maker, set sha256 and trust_pickle: true"
+_FIX = "save `model.cluster_centers_` with numpy.save"
 
 
 def read_centroids(data: bytes, path: str) -> npt.NDArray[Any]:
@@ -82,24 +81,6 @@ def read_centroids(data: bytes, path: str) -> npt.NDArray[Any]:
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind != "f":
         raise BadCheckpoint(f"{path} holds no k-means model of scikit-learn with centroids; {_FIX}")
     return value
-
-
-def unpickled_centroids(data: bytes, path: str) -> npt.NDArray[Any]:
-    """Unpickle a joblib file, which runs whatever the file says: only for one that the user trusts by its sha256.
-
-    Raises:
-        BadCheckpoint: if that fails, or what comes out has no `cluster_centers_`.
-    """
-    from pickle import UnpicklingError
-
-    import joblib
-
-    try:
-        centroids = np.asarray(joblib.load(io.BytesIO(data)).cluster_centers_)
-    except (UnpicklingError, ImportError, AttributeError, LookupError, TypeError, ValueError, EOFError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise BadCheckpoint(f"{path} cannot be unpickled to a k-means model: {type(error).__name__}: {told}") from None
-    return centroids
 
 
 def _plain(data: bytes, path: str) -> bytes:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from schemas.records import Artifact
 from stages.artifacts import verified_bytes
 from stages.checkpoints import BadCheckpoint, read_tensors, verified_path
-from stages.joblib_arrays import MAX_BYTES, read_centroids, unpickled_centroids
+from stages.joblib_arrays import MAX_BYTES, read_centroids
 from stages.kmeans_quantiser import Assigned, Float32, KmeansQuantiser
 from stages.linear_quantiser import LinearQuantiser, linear_layers
 
@@ -57,22 +57,18 @@ class QuantiserConfig:
         codebook: the file.
         clusters: how many units it must hold; for `linear` without the blank.
         trained: the file was trained by `fit`, and may hold fewer centroids: a small sample has few distinct rows.
-        trust_pickle: a joblib file that the reader without pickle cannot read may run its code; the sha256 must match.
     """
 
     kind: Literal["kmeans", "linear"]
     codebook: Artifact
     clusters: int
     trained: bool = False
-    trust_pickle: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("kmeans", "linear"):
             raise ValueError(f"a quantiser is kmeans or linear, not {self.kind!r}")
         if not 1 <= self.clusters <= (1 << 16) - (self.kind == "linear"):
             raise ValueError(f"clusters must lie in 1 .. 65536, ids being uint16; got {self.clusters}")
-        if self.trust_pickle and not self.codebook.sha256:
-            raise ValueError(f"trust_pickle needs the sha256 of {self.codebook.path}: it says which file is trusted")
 
     @property
     def size(self) -> int:
@@ -105,7 +101,7 @@ class QuantiserConfig:
             layers = linear_layers(read_tensors(verified_path(self.codebook)), self.codebook.path)
             self._require_size("classes", len(layers[-1][1]), self.clusters + 1)
             return LinearQuantiser(layers)
-        centroids = _centroids(self.codebook, self.trust_pickle)
+        centroids = _centroids(self.codebook)
         self._require_size("centroids", len(centroids), self.clusters)
         return KmeansQuantiser(centroids)
 
@@ -118,13 +114,13 @@ class QuantiserConfig:
         )
 
 
-def _centroids(codebook: Artifact, trust_pickle: bool) -> Float32:
+def _centroids(codebook: Artifact) -> Float32:
     """Return the centroids of a file: float32, shape (clusters, width)."""
     path = Path(codebook.path)
     if path.suffix in (".safetensors", ".pt", ".pth"):
         centroids = _tensor(read_tensors(verified_path(codebook)), codebook.path)
     else:
-        centroids = _array(_bytes(codebook), codebook.path, trust_pickle)
+        centroids = _array(_bytes(codebook), codebook.path)
     if centroids.ndim != 2 or centroids.dtype.kind != "f" or centroids.size == 0:
         raise BadCheckpoint(f"{path} must hold centroids, shape (clusters, width); found {_kind(centroids)}")
     with np.errstate(over="ignore"):
@@ -142,14 +138,9 @@ def _tensor(tensors: dict[str, Any], path: str) -> npt.NDArray[Any]:
     return array
 
 
-def _array(data: bytes, path: str, trust_pickle: bool) -> npt.NDArray[Any]:
+def _array(data: bytes, path: str) -> npt.NDArray[Any]:
     if not data.startswith(b"\x93NUMPY"):
-        try:
-            return read_centroids(data, path)
-        except BadCheckpoint:
-            if not trust_pickle:
-                raise
-        return unpickled_centroids(data, path)
+        return read_centroids(data, path)
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OverflowError, MemoryError):

@@ -62,6 +62,11 @@ def test_bad_files_are_refused_and_named(tmp_path: Path, text: str) -> None:
         load_recipe(str(path))
 
 
+def test_no_recipe_can_ask_for_unpickling() -> None:
+    with pytest.raises(RecipeError, match=r"unknown key 'units\.quantiser\.trust_pickle'"):
+        load_recipe("twist_25hz", ["units.quantiser.trust_pickle=true"])
+
+
 def test_an_unknown_name_suggests_a_known_one() -> None:
     with pytest.raises(RecipeError, match="did you mean 'embedded'"):
         load_recipe("embeded")

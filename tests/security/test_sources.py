@@ -15,8 +15,6 @@ SOURCES = sorted(
 
 KNOWN = {
     "stages/checkpoints.py": {"import pickle.UnpicklingError"},  # the error, to catch it
-    # A joblib file that its user trusts by sha256 and says so; docs/security.md.
-    "stages/joblib_arrays.py": {"import pickle.UnpicklingError", "joblib.load"},
 }
 
 BAD = {
