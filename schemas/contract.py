@@ -1,6 +1,7 @@
 """The contract of a unit stream: everything a reader must know before it may use the ids."""
 
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Self
 
 from schemas.clock import FrameGrid, Samples
@@ -67,3 +68,9 @@ class UnitContract:
         differs = [f"{k}: {mine[k]!r} in {here}, {theirs[k]!r} in {there}" for k in mine if mine[k] != theirs[k]]
         if differs:
             raise ContractMismatch(f"stream '{self.stream}' differs: " + "; ".join(differs))
+
+
+@lru_cache(maxsize=256)
+def _grid(hop: int, offset: int) -> FrameGrid:
+    """Return the one grid of these numbers: a reader asks for it with each document."""
+    return FrameGrid(hop=Samples(hop), offset=Samples(offset))

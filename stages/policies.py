@@ -104,8 +104,12 @@ def _alternating(
 
 
 def _bits(rng: np.random.Generator, count: int) -> Iterator[int]:
-    """Yield 32 random bits at a time, `count` of which are drawn together: one by one they cost as much as ten do."""
-    yield from rng.integers(_WORD, size=count, dtype=np.uint32).tolist()
+    """Yield 32 random bits at a time, those that a fresh generator gives one by one, which cost as much as ten do.
+
+    At least `count` are drawn at the beginning.
+    """
+    drawn = rng.bit_generator.random_raw(-(-count // 2)).astype("<u8").view("<u4")
+    yield from drawn.tolist()
     while True:
         yield int(rng.integers(_WORD, dtype=np.uint32))
 

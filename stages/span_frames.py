@@ -108,9 +108,8 @@ def _frames(
     document: Document, slot: str, segment: Segment, start: int, end: int, holes: "_Holes | None"
 ) -> list[Interval]:
     """Return the runs of a segment's frames that stand for samples in [start, end) of the document's timeline."""
-    grid, count, begin = document.grids[slot], len(segment.streams[slot]), segment.start
-    first = 0 if start <= begin else _first(start - begin, segment.num_samples, grid, count)
-    last = _first(end - begin, segment.num_samples, grid, count)
+    begin = segment.start
+    first, last = _range(start - begin, end - begin, segment, document.grids[slot], len(segment.streams[slot]))
     if holes is not None:
         return _without(first, last, holes.frames(slot, segment))
     return [(first, last)] if first < last else []
@@ -127,15 +126,21 @@ def _opened(own: Sequence[Interval], in_force: int) -> list[Interval]:
     return opened
 
 
-def _first(at: int, num_samples: int, grid: FrameGrid, count: int) -> int:
-    """Return the first frame that stands for a sample at or after `at` of a segment's clock, at most `count`.
+def _range(start: int, end: int, segment: Segment, grid: FrameGrid, count: int) -> Interval:
+    """Return which of a segment's `count` frames stand for samples in [start, end) of its own clock.
 
     The frame after which a segment ends may stand for a sample beyond that end; it counts to the segment all the same.
     """
-    if at >= num_samples:
-        return count
-    frame = -((grid.offset - at) // grid.hop)
-    return 0 if frame < 0 else frame if frame < count else count
+    first, last = 0, count
+    if start >= segment.num_samples:
+        first = count
+    elif start > 0:
+        first = -((grid.offset - start) // grid.hop)
+        first = 0 if first < 0 else first if first < count else count
+    if end < segment.num_samples:
+        last = -((grid.offset - end) // grid.hop)
+        last = 0 if last < 0 else last if last < count else count
+    return first, last
 
 
 class _Holes:
@@ -159,8 +164,7 @@ class _Holes:
         for start, end in self._removed[bisect_right(self._ends, segment.start) :]:
             if start >= segment.end:
                 break
-            first = _first(start - segment.start, segment.num_samples, grid, count)
-            runs.append((first, _first(end - segment.start, segment.num_samples, grid, count)))
+            runs.append(_range(start - segment.start, end - segment.start, segment, grid, count))
         return runs
 
 
