@@ -13,6 +13,7 @@ from jobs.options import (
     audio_root_of,
     command,
     engine_options,
+    log_option,
     manifest_option,
     out_option,
     recipe_argument,
@@ -75,6 +76,7 @@ def run(recipe: str, overrides: Sequence[str], manifest: str, audio_root: str | 
 )
 @click.option("--device", default="auto", show_default=True, help="For models in the sample: auto, cpu, cuda, cuda:N.")
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
+@log_option
 @command
 def plan(
     recipe: str,

@@ -14,6 +14,7 @@ from jobs.terminal import one_safe_line, safe
 from pipeline.drive import EngineSettings, RunFailed
 from pipeline.engines import ENGINES
 from pipeline.folder_lock import FolderInUse
+from pipeline.log import VARIABLE
 from schemas.recipe import Recipe
 
 EXIT_FAILED = 1
@@ -87,6 +88,29 @@ def limit(name: str, default: float, text: str) -> Callable[[Any], Any]:
     return click.option(name, type=click.FloatRange(0.1, 1e9), default=default, show_default=True, help=text)
 
 
+def _choose_log(context: click.Context, _: click.Parameter, as_json: bool) -> None:
+    """Set the variable that our processes look at, and that engines and workers inherit, while the command runs."""
+    if not as_json:
+        return
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "json"
+
+    def restore() -> None:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+    context.call_on_close(restore)
+
+
+log_option = click.option(
+    "--log-json",
+    is_flag=True,
+    expose_value=False,
+    callback=_choose_log,
+    help=f"Log events as JSON lines on standard error: {VARIABLE}=json.",
+)
 recipe_argument = options(
     click.argument("recipe"),
     click.option("--set", "overrides", multiple=True, metavar="a.b=c", help="Override a recipe key; may be repeated."),
@@ -117,6 +141,7 @@ engine_options = options(
         show_default=True,
         help="Time limit for one record.",
     ),
+    limit("--split-seconds", 21600.0, "Time limit for one attempt at a split."),
     click.option(
         "--memory-gb",
         type=click.FloatRange(0.5, 4096),
@@ -124,6 +149,14 @@ engine_options = options(
         show_default=True,
         help="Memory limit of one worker.",
     ),
+    click.option(
+        "--max-processes",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        help="Most processes of one worker, counting those that it starts.",
+    ),
+    limit("--printed-mb", 256.0, "Most that a worker may print over one record."),
     click.option(
         "--batch-records",
         type=click.IntRange(1, 4096),
@@ -140,6 +173,7 @@ engine_options = options(
     ),
     click.option("--device", default="auto", show_default=True, help="For models: auto, cpu, cuda or cuda:N."),
     click.option("--compile", "compile_models", is_flag=True, help="Pass models through torch.compile."),
+    log_option,
     click.argument("engine_args", nargs=-1, type=click.UNPROCESSED),
 )
 
@@ -150,7 +184,10 @@ def run_settings(
     workers: int | None,
     stall_seconds: float,
     record_seconds: float,
+    split_seconds: float,
     memory_gb: float,
+    max_processes: int,
+    printed_mb: float,
     batch_records: int,
     batch_seconds: float,
     device: str,
@@ -173,7 +210,10 @@ def run_settings(
     require_device(device, engine)
     limits = Limits(
         record_seconds=record_seconds,
+        split_seconds=split_seconds,
         max_rss_bytes=int(memory_gb * 2**30),
+        max_processes=max_processes,
+        max_printed_bytes=int(printed_mb * 2**20),
         batch_records=batch_records,
         batch_seconds=batch_seconds,
         device=device,

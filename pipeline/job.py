@@ -73,6 +73,9 @@ class Limits:
     def __post_init__(self) -> None:
         if self.strikes < 1 or self.batch_records < 1:
             raise ValueError(f"strikes and batch_records must be at least 1, got {self.strikes}, {self.batch_records}")
+        for name in ("record_seconds", "setup_seconds", "split_seconds", "batch_seconds"):
+            if not getattr(self, name) > 0:  # nor NaN, which nothing ever exceeds
+                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from pipeline.engines import EngineRequest
 from pipeline.engines.loopback import private_ray
 from pipeline.engines.turns import Turns
 from pipeline.engines.worker import SplitWorker, note_failure
+from pipeline.log import VARIABLE
 from pipeline.process import WORKER_ENV, import_path
 
 MAX_ATTEMPTS = 3
@@ -62,9 +63,10 @@ def parse_options(options: Sequence[str]) -> argparse.Namespace:
 
 def init_arguments(options: argparse.Namespace, workers: int, scratch: str) -> dict[str, Any]:
     quiet = {"address": options.address, "log_to_driver": False, "logging_level": "ERROR"}
+    environment = {**WORKER_ENV, **({VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {})}
     if options.address != "local":
-        return {**quiet, "runtime_env": {"py_modules": list(map(_folder, PACKAGES)), "env_vars": WORKER_ENV}}
-    environment = {**WORKER_ENV, "PYTHONPATH": import_path()}
+        return {**quiet, "runtime_env": {"py_modules": list(map(_folder, PACKAGES)), "env_vars": environment}}
+    environment["PYTHONPATH"] = import_path()
     cpus = max(1, round(workers * options.num_cpus))
     local = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": scratch, "object_store_memory": 100 * 2**20}
     return {**quiet, **local, "runtime_env": {"env_vars": environment}}
