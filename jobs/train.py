@@ -17,12 +17,14 @@ import numpy as np
 from jobs.train_data import blank, evaluation_blocks, hold_out, prepare
 from jobs.train_dist import World, joined
 from jobs.train_model import Learner, make_learner, token_losses
+from jobs.train_numbers import SUMS, loss_means, loss_sums, read_so_far
 from jobs.train_run import Log, RunFolder, claim, opened, settings_of, shown
 from jobs.train_state import restore, save
 from jobs.train_summary import TrainSummary, summary_of
 from jobs.train_vocabulary import CarriedVocabulary
 from pipeline.dataset import Dataset
 from pipeline.reader import IGNORED, Block, SequenceReader, open_reader
+from pipeline.reader.shard_cache import ShardCache
 from pipeline.reader.vocabularies import open_vocabulary
 from schemas.sequence import Mixture, SequenceSection
 from schemas.training import TrainSection
@@ -68,7 +70,7 @@ def train(
         dataset: folder or URL of a finished dataset: what is read, save where a mixture is given; the vocabulary and
             the held-out documents are this one's.
         out: folder of the run; `jobs.train_run` says what lies in it. All processes must see it.
-        section: model and optimiser.
+        section: model, optimiser, and how shards are read.
         sequence: how records become sequences.
         seed: of the weights, the order, the draws and the held-out documents.
         mixture: sources to read together instead of the dataset alone.
@@ -115,7 +117,7 @@ def _prepared(
     if len(found := set(world.gather(folder.step))) > 1:
         raise ValueError(f"{out}: the processes see checkpoints of steps {sorted(found)}; put it where all see it")
 
-    held_out = hold_out(data, sequence, seed)
+    held_out = hold_out(data, sequence, seed, on_corrupt=section.on_corrupt)
     reader = open_reader(
         mixture or data,
         sequence,
@@ -127,6 +129,10 @@ def _prepared(
         vocabulary=vocabulary,
         like=data,
         prepare=partial(prepare, held_out=frozenset(d.key for d in held_out), seed=seed, shuffle=shuffle_units),
+        cache=ShardCache(section.cache or None, max_bytes=int(section.cache_gb * 2**30)),
+        verify=section.verify,
+        shuffle_shards=section.shuffle_shards,
+        on_corrupt=section.on_corrupt,
     )
     learner = make_learner(
         section, sequence, vocabulary, data.contracts, world, seed=seed, checkpoint=folder.checkpoint
@@ -179,8 +185,8 @@ def _loop(run: Run) -> tuple[int, float]:
             pace = {"learning_rate": rate, "tokens_per_second": round(found["tokens"] / elapsed, 1)}
             log.write({"step": step, "epoch": run.reader.epoch, **found, **pace})
             show(step, found["loss"], tokens / seconds)
-            if run.evaluation and (step % section.evaluate_every == 0 or step == run.total):
-                log.write({"step": step, **_evaluate(run)})
+            if step % section.evaluate_every == 0 or step == run.total:
+                log.write({"step": step, **_evaluate(run), **read_so_far(world, run.reader)})
             if step % section.checkpoint_every == 0 or step == run.total:
                 run.save(step)
     log.close()
@@ -206,31 +212,10 @@ def _step(run: Run, batches: Sequence[Sequence[Block]], rate: float) -> dict[str
         with learner.accumulate(last=number == len(batches)):
             losses, target, modality = token_losses(learner, batch)
             (losses.sum() * (learner.scale / max(1.0, targets))).backward()
-        sums = [a + b for a, b in zip(sums, _sums(losses.detach(), target, modality), strict=True)]
+        sums = [a + b for a, b in zip(sums, loss_sums(losses.detach(), target, modality), strict=True)]
     norm = _clip(learner.model, run.section.clip_norm)
     run.optimiser.step()
-    return {**_means(run.world.total(sums)), "gradient_norm": norm, "tokens": int(tokens)}
-
-
-SUMS = ("text_loss", "text", "speech_loss", "speech")
-
-
-def _sums(losses: Any, target: Any, modality: Any) -> list[float]:
-    """Return `SUMS`: the summed loss and the number of targets of each modality."""
-    masks = (target & (modality == number) for number in (0, 1))
-    return [float(value) for mask in masks for value in (losses[mask].double().sum(), mask.sum())]
-
-
-def _means(sums: Sequence[float], prefix: str = "") -> dict[str, float]:
-    """Return the mean loss per target, of each modality that occurs too, and the share of speech."""
-    text_loss, text, speech_loss, speech = sums
-    found = {"loss": (text_loss + speech_loss) / max(1.0, text + speech)}
-    if text:
-        found["text_loss"] = text_loss / text
-    if speech:
-        found["speech_loss"] = speech_loss / speech
-    found["speech_share"] = speech / max(1.0, text + speech)
-    return {prefix + name: value for name, value in found.items()}
+    return {**loss_means(run.world.total(sums)), "gradient_norm": norm, "tokens": int(tokens)}
 
 
 def _clip(model: Any, limit: float | None) -> float:
@@ -251,12 +236,15 @@ def _clip(model: Any, limit: float | None) -> float:
 
 
 def _evaluate(run: Run) -> dict[str, float]:
+    """Return the losses on held-out documents, if there are any."""
     import torch
 
+    if not run.evaluation:
+        return {}
     run.learner.model.eval()
     size, sums = run.section.batch_size, [0.0] * len(SUMS)
     with torch.no_grad():
         for start in range(0, len(run.evaluation), size):
-            more = _sums(*token_losses(run.learner, run.evaluation[start : start + size]))
+            more = loss_sums(*token_losses(run.learner, run.evaluation[start : start + size]))
             sums = [a + b for a, b in zip(sums, more, strict=True)]
-    return _means(run.world.total(sums), "eval_")
+    return loss_means(run.world.total(sums), "eval_")

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import yaml
 from pydantic import ValidationError
 
-from pipeline.dataset import Dataset
+from pipeline.dataset import BadDataset, Dataset
 from pipeline.reader import IGNORED, Block, block_of, draw_sequence
 from pipeline.reader.packing import Packer
 from schemas.canonical import rng_for
@@ -25,17 +26,27 @@ EVALUATION_DRAWS = 4
 MAX_EVALUATION_BLOCKS = 64
 
 
-def hold_out(dataset: Dataset, sequence: SequenceSection, seed: int) -> list[Document]:
+def hold_out(
+    dataset: Dataset, sequence: SequenceSection, seed: int, *, on_corrupt: Literal["raise", "skip"] = "raise"
+) -> list[Document]:
     """Return the documents that are kept from training: the fifth of the first shards' with the lowest hashes.
 
-    A dataset of a single document has none to spare.
+    A dataset of a single document has none to spare. With `skip` a shard gives the documents before its first damage.
+
+    Raises:
+        BadDataset: naming the shard, if one of them is damaged.
     """
     pool: list[Document] = []
     for split in range(dataset.num_splits):
         if len(pool) >= HELD_OUT_POOL:
             break
         found = documents_from(dataset.records(split), dataset.contracts, join=sequence.join_recordings)
-        pool += islice((document for document in found if document.words), HELD_OUT_POOL - len(pool))
+        try:
+            for document in islice((document for document in found if document.words), HELD_OUT_POOL - len(pool)):
+                pool.append(document)
+        except ValueError as error:
+            if on_corrupt == "raise":
+                raise BadDataset(f"{dataset.shard(split)} is damaged ({error}); copy the shard again") from error
     if len(pool) < 2:
         return []
     ranked = sorted(pool, key=lambda document: float(rng_for(seed, "held-out", document.key).random()))

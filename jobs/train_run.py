@@ -183,15 +183,24 @@ class Log:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
         if self._board is not None:
-            for name, value in entry.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, entry["step"])
+            for name, value in _scalars(entry):
+                self._board.add_scalar(name, value, entry["step"])
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def _scalars(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of an entry; those of a source as `sources/N/...`, N from 0 in the order of the mixture."""
+    for name, value in entry.items():
+        if isinstance(value, int | float) and name != "step":
+            yield name, value
+    for number, source in enumerate(entry.get("sources", ())):
+        for name in ("tokens", "epochs", "skipped"):
+            yield f"sources/{number}/{name}", source[name]
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The recipe's train section: model, optimiser, and how the work is laid out on processes. It changes no shard."""
+"""The recipe's train section: model, optimiser, how the work is laid out, how shards are read. It changes no shard."""
 
 from math import cos, pi
 from typing import Annotated, ClassVar, Literal, Self
@@ -41,6 +41,16 @@ class TrainSection(Section):
     """Compute each layer's activations again in the backward pass instead of keeping them: slower, far less memory."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     """Several processes: a whole model in each, or model and optimiser divided among them."""
+    shuffle_shards: Positive = 16
+    """Shards whose documents are shuffled together, and that a stream of the reader keeps open."""
+    on_corrupt: Literal["raise", "skip"] = "raise"
+    """A damaged shard or record ends the run, or is left out and counted in the log."""
+    verify: bool = False
+    """Hash each shard as it is opened, which reads it once; those of object stores always are."""
+    cache: str = ""
+    """Folder for shards of object stores; empty: `interloom/shards` in the user's cache folder."""
+    cache_gb: Annotated[float, Field(gt=0)] = 32.0
+    """Most GiB in it."""
     timeout_seconds: PositiveSeconds = 1800.0
     """A process gives up when it hears nothing from the others for so long; a checkpoint must be written in it."""
     checkpoint_every: Positive = 100
@@ -54,6 +64,7 @@ class TrainSection(Section):
         {
             *("steps", "batch_size", "accumulation", "attention", "recompute", "parallel", "timeout_seconds"),
             *("checkpoint_every", "keep", "evaluate_every", "tensorboard"),
+            *("on_corrupt", "verify", "cache", "cache_gb"),
         }
     )
     """Settings that a resumed run need not share with the run before."""
