@@ -20,6 +20,8 @@ class Words(Sequence[Word]):
     ends: Times = ()
     scores: Sequence[float | None] = ()
     _made: "tuple[Word, ...] | None" = field(default=None, init=False, repr=False)
+    _timed: bool = field(default=False, init=False, repr=False)
+    """Whether it is known that every word has both times."""
 
     @classmethod
     def of(cls, words: Iterable[Word]) -> Self:
@@ -38,11 +40,12 @@ class Words(Sequence[Word]):
         if not rows:
             return cls()
         texts, starts, ends, scores = zip(*rows, strict=True)
-        if {*map(type, texts)} != {str} or not {*map(type, starts), *map(type, ends)} <= {int, NoneType}:
+        times = {*map(type, starts), *map(type, ends)}
+        if {*map(type, texts)} != {str} or not times <= {int, NoneType}:
             raise TypeError("words are [text, start, end, score] with whole samples or null as times")
         if not {*map(type, scores)} <= {float, int, NoneType}:
             raise TypeError("the scores of words are numbers or null")
-        return cls(texts, starts, ends, scores)
+        return cls(texts, starts, ends, scores)._with(timed=NoneType not in times)
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Sequence[Word], int]]) -> Self:
@@ -53,17 +56,23 @@ class Words(Sequence[Word]):
         starts: list[Samples | None] = []
         ends: list[Samples | None] = []
         scores: list[float | None] = []
+        timed = True
         for words, by in parts:
             own = cls.of(words)
+            timed = timed and own._timed
             texts += own.texts
             starts += _moved(own.starts, by)
             ends += _moved(own.ends, by)
             scores += own.scores
-        return cls(texts, starts, ends, scores)
+        return cls(texts, starts, ends, scores)._with(timed=timed)
+
+    def _with(self, *, timed: bool) -> Self:
+        object.__setattr__(self, "_timed", timed)
+        return self
 
     def without_time(self) -> list[int]:
         """Return the words that have no start or no end."""
-        if None not in self.starts and None not in self.ends:
+        if self._timed or (None not in self.starts and None not in self.ends):
             return []
         return [i for i, times in enumerate(zip(self.starts, self.ends, strict=True)) if None in times]
 

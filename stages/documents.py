@@ -77,6 +77,8 @@ class Document:
     def closed_boundaries(self) -> frozenset[int]:
         """Return each i for which no switch may lie between words i-1 and i: either is doubtful or has no time."""
         shut = self.doubtful.union(self.words.without_time())
+        if not shut:
+            return shut
         return shut.union([i + 1 for i in shut]) - {0, len(self.words)}
 
     def divide(self, slot: str, cuts: Sequence[int]) -> list[list[Part]]:

@@ -14,8 +14,8 @@ from stages.vocabulary import TokenSequence
 MIN_OPEN = 512
 """Open shards of a source, at least; they are memory maps, so the price of one is a few pages."""
 
-MOST_AHEAD = 32
-MOST_TOKENS_AHEAD = 16_384
+MOST_AHEAD = 64
+MOST_TOKENS_AHEAD = 32_768
 """How many items, and about how many tokens, a lane reads ahead."""
 
 MOST_REASONS = 64

@@ -31,9 +31,12 @@ def test_joined_words_are_moved(parts: list[tuple[list[Word], int]]) -> None:
         return None if time is None else Samples(time + by)
 
     wanted = [Word(w.text, moved(w.start, by), moved(w.end, by), w.score) for words, by in parts for w in words]
-    joined = Words.joined(parts)
-    assert joined == wanted
-    assert joined.without_time() == [i for i, w in enumerate(wanted) if w.start is None or w.end is None]
+    untimed = [i for i, w in enumerate(wanted) if w.start is None or w.end is None]
+    parsed = [(Words.from_json([list(word) for word in words]), by) for words, by in parts]
+    for joined in (Words.joined(parts), Words.joined(parsed), Words.joined([*parsed[:1], *parts[1:]])):
+        assert joined == wanted
+        assert joined.without_time() == untimed
+        assert Words.of(joined).without_time() == untimed
 
 
 @pytest.mark.parametrize(
