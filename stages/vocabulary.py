@@ -6,6 +6,7 @@ the ids are those of the released models, and the tasks come after them. `append
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -220,6 +221,35 @@ class Vocabulary:
             pieces.append(self._piece(task, markers[given[place]], given[place + 1 : end]))
             place = end
         return pieces
+
+    def repaired(self, ids: Iterable[int]) -> list[int]:
+        """Return ids that `decode` takes, of any: those of a model that has not learnt what may follow what.
+
+        Where a token of the other modality comes without its marker, the marker is put in. Ids without a token are left
+        out, and so are tasks without a marker after them. Ids that `decode` takes come back as they are.
+        """
+        given = [int(i) for i in ids]
+        text, speech = (self.token_id(modality.marker) for modality in (Modality.TEXT, Modality.SPEECH))
+        tasks = {self.task_id(task) for task in TASKS}
+        others = range(self.first_id, self.first_id + len(self._tokens))
+        found: list[int] = []
+        opened = None
+        for i, after in zip_longest(given, given[1:]):
+            if i in tasks:
+                if after in (text, speech):
+                    found.append(i)
+                continue
+            if i in (text, speech):
+                opened = i
+            elif 0 <= i < self.tokenizer.vocab_size or i in others:
+                needed = speech if i in others else text
+                if opened != needed:
+                    found.append(needed)
+                opened = needed
+            else:
+                continue
+            found.append(i)
+        return found
 
     def _piece(self, task: Task, modality: Modality, body: list[int]) -> Piece:
         text, others = range(self.tokenizer.vocab_size), range(self.first_id, self.first_id + len(self._tokens))

@@ -12,7 +12,7 @@ from stages.documents import Document
 from stages.interleave import Modality, Piece, render
 from stages.policies import draw_spans
 from stages.tokenizer import SentencePieceTokenizer, fit_sentencepiece
-from stages.vocabulary import TASKS, TokenSequence, Vocabulary
+from stages.vocabulary import SPIRITLM, TASKS, TokenSequence, Vocabulary
 from tests.sequence_builders import SIZES, ByteTokenizer, contracts, documents
 from tests.stages.tokenizer_builders import CORPUS, byte_level, opened, space_sign, words
 
@@ -81,6 +81,7 @@ def test_decoding_gives_back_the_pieces(
     pieces = pieces_of(doc, policy, seed, stream)
     sequence = vocabulary.encode(pieces)
     assert vocabulary.decode(sequence.ids.tolist()) == pieces
+    assert vocabulary.repaired(sequence.ids) == sequence.ids.tolist()
     assert_modality(sequence, vocabulary)
     assert_cuttable(sequence, vocabulary)
 
@@ -224,6 +225,33 @@ def test_text_spans_decode_to_their_words(name: str, doc: Document, seed: int, p
     vocabulary = Vocabulary(REAL[name], SIZES)
     pieces = pieces_of(doc, policy, seed)
     assert vocabulary.decode(vocabulary.encode(pieces).ids) == pieces
+
+
+@pytest.mark.parametrize("name", REAL)
+@given(data=st.data(), appended=st.booleans())
+def test_ids_of_any_model_are_decoded_when_repaired(name: str, data: st.DataObject, appended: bool) -> None:
+    known = REAL[name].vocab_size
+    section = VocabularySection(layout="append", first_id=known + 9, pad_to_multiple=64) if appended else SPIRITLM
+    vocabulary = Vocabulary(REAL[name], SIZES, section)
+    few = st.integers(vocabulary.first_id - 3, vocabulary.first_id + 4) | st.sampled_from(
+        [*map(vocabulary.task_id, TASKS), vocabulary.size - 1]
+    )
+    ids = data.draw(st.lists(few | st.integers(-3, vocabulary.size + 3)))
+    repaired = vocabulary.repaired(ids)
+    pieces = vocabulary.decode(repaired)
+    assert vocabulary.repaired(repaired) == repaired
+    openings = {vocabulary.marker_id(0), vocabulary.marker_id(1), *map(vocabulary.task_id, TASKS)}
+    kept = [i for i in ids if 0 <= i < known or vocabulary.first_id + 2 <= i < vocabulary.task_id("asr")]
+    assert [i for i in repaired if i not in openings] == kept
+    assert sum(len(piece.tokens) for piece in pieces) == sum(i >= vocabulary.first_id for i in kept)
+    assert len(pieces) <= len(kept) + sum(i in openings for i in ids)
+
+
+def test_a_marker_is_put_in_where_the_modality_changes_without_one() -> None:
+    unit, asr, text, speech = SMALL.token_id("[Hu3]"), SMALL.task_id("asr"), SMALL.marker_id(0), SMALL.marker_id(1)
+    assert SMALL.repaired([97, 98, unit, unit, 99]) == [text, 97, 98, speech, unit, unit, text, 99]
+    assert SMALL.repaired([asr, unit, asr, speech, unit, asr]) == [speech, unit, asr, speech, unit]
+    assert SMALL.repaired([text, 97, SMALL.size, -1, 98]) == [text, 97, 98]
 
 
 @pytest.mark.parametrize("name", REAL)
