@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -12,8 +13,8 @@ from rich.table import Table
 
 from jobs.terminal import safe_console
 from pipeline import drive
-from pipeline.executor.parent import timing_path
-from pipeline.storage import join, list_names, read_json
+from pipeline.status_files import Passed, Timing, add_passed, read_many
+from pipeline.storage import join, list_names
 from schemas.clock import SAMPLE_RATE
 from schemas.rejects import Reason
 
@@ -74,19 +75,34 @@ def _plain(console: Console, label: str) -> drive.Progress:
     return show
 
 
-def stage_costs(root: str) -> tuple[dict[str, float], float, int]:
-    """Return CPU seconds by stage, audio seconds and the largest worker, over the splits that were timed here."""
-    costs: dict[str, float] = {}
-    audio, peak = 0.0, 0
-    for name in sorted(list_names(join(root, "work", "timings"))):
-        timing = read_json(timing_path(root, int(name[:6])))
-        if timing is None:
+@dataclass(slots=True)
+class StageSums:
+    """Sums over the splits that were timed here.
+
+    Attributes:
+        costs: CPU seconds by stage.
+        passed: records that came into each stage and that left it.
+        audio: seconds decoded.
+        peak: resident bytes of the largest worker.
+    """
+
+    costs: dict[str, float] = field(default_factory=dict)
+    passed: dict[str, Passed] = field(default_factory=dict)
+    audio: float = 0.0
+    peak: int = 0
+
+
+def stage_sums(root: str) -> StageSums:
+    sums, folder = StageSums(), join(root, "work", "timings")
+    for _, value in read_many(folder, sorted(list_names(folder))):
+        if (timing := Timing.of(value)) is None:
             continue
-        audio += timing["audio_seconds"]
-        peak = max(peak, timing["peak_rss_bytes"])
-        for stage, seconds in timing["seconds"]:
-            costs[stage] = costs.get(stage, 0.0) + seconds
-    return costs, audio, peak
+        sums.audio += timing.audio_seconds
+        sums.peak = max(sums.peak, timing.peak_rss_bytes)
+        for stage, seconds in timing.seconds.items():
+            sums.costs[stage] = sums.costs.get(stage, 0.0) + seconds
+        add_passed(sums.passed, timing.passed)
+    return sums
 
 
 def print_summary(console: Console, root: str, info: Mapping[str, Any], wall: float) -> None:
@@ -96,20 +112,31 @@ def print_summary(console: Console, root: str, info: Mapping[str, Any], wall: fl
         f"\n{info['name']} in {root}: {info['inputs']:,} inputs = {info['records']:,} records + "
         f"{info['rejects']:,} rejects; {hours:.3f} h in {info['splits']:,} shards; {wall:.0f} s"
     )
-    costs, audio, peak = stage_costs(root)
-    if audio:
-        table = Table("stage", "CPU s", "CPU s per audio s", title="Cost of the stages", title_justify="left")
-        for stage, seconds in costs.items():
-            table.add_row(stage, f"{seconds:.1f}", f"{seconds / audio:.4f}")
-        table.add_row("all", f"{sum(costs.values()):.1f}", f"{sum(costs.values()) / audio:.4f}")
-        console.print(table)
-        console.print(f"Largest worker: {peak / 2**20:.0f} MiB")
+    _print_stages(console, stage_sums(root))
     if info["reasons"]:
         table = Table("reason", "rejects", "what to do", title="Rejects", title_justify="left")
         for reason, count in sorted(info["reasons"].items(), key=lambda item: -item[1]):
             table.add_row(reason, f"{count:,}", ADVICE.get(Reason(reason), ""))
         console.print(table)
         console.print(f"Each one with its file: {root}/shards/rejects-*.jsonl")
+
+
+def _print_stages(console: Console, sums: StageSums) -> None:
+    if not sums.audio:
+        return
+    columns = ("stage", "in", "out", "rejected", "CPU s", "CPU s per audio s")
+    table = Table(*columns, title="Records and costs of the stages", title_justify="left")
+    for stage, seconds in sums.costs.items():
+        passed = sums.passed.get(stage)
+        counts = [] if passed is None else [f"{count:,}" for count in (*passed, passed.rejected)]
+        table.add_row(stage, *(counts or ("", "", "")), *_cost(seconds, sums.audio))
+    table.add_row("all", "", "", "", *_cost(sum(sums.costs.values()), sums.audio))
+    console.print(table)
+    console.print(f"Largest worker: {sums.peak / 2**20:.0f} MiB")
+
+
+def _cost(seconds: float, audio: float) -> tuple[str, str]:
+    return f"{seconds:.1f}", f"{seconds / audio:.4f}"
 
 
 def print_next(console: Console, *lines: str) -> None:

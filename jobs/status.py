@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from jobs.status_summary import summary_text, tidy
+from jobs.status_summary import stage_records, summary_text, tidy
 from pipeline.metrics import metrics, write_prometheus
 from pipeline.status import Observer, Status
 
@@ -92,6 +92,8 @@ def lines_of(status: Status, now: float) -> list[str]:
     if status.counts.splits:
         lines.append(f"  {_counted(status)}")
     lines += [f"  rejected: {count:,} {reason}" for reason, count in status.counts.reasons.items()]
+    if passed := stage_records(status):
+        lines.append(f"  stages, records out of in: {passed}")
     lines += list(_shown(f"  failed: {tidy(failure.error, status.root)}" for failure in status.failures))
     lines += list(
         _shown(
@@ -156,6 +158,8 @@ def _table(status: Status) -> Table:
     table.add_row("ledger", _counted(status))
     for reason, count in status.counts.reasons.items():
         table.add_row(f"rejected: {reason}", f"{count:,}")
+    if passed := stage_records(status):
+        table.add_row("stages, records out of in", passed)
     for failure in status.failures[:SHOWN]:
         table.add_row(f"failed: split {failure.split}", tidy(failure.error, status.root)[:300])
     for strike in status.struck[:SHOWN]:
@@ -174,6 +178,10 @@ def as_json(status: Status) -> dict[str, object]:
     found |= {"dataset": status.root, "finished": status.finished, "fitted": status.fitted}
     found["rejects"] = dict(status.counts.reasons)
     found["stage_cpu_seconds"] = status.stage_seconds
+    found["stage_records"] = {
+        stage: {"in": counts.came, "out": counts.left, "rejected": counts.rejected}
+        for stage, counts in status.stage_passed.items()
+    }
     found["failures"] = [{"error": f.error, "split": f.split} for f in status.failures]
     found["strikes"] = [{"count": s.count, "key": s.key, "split": s.split} for s in status.struck]
     return found

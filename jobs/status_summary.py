@@ -33,6 +33,7 @@ def summary_text(status: Status) -> str:
             "rejects", ", ".join(f"{count:,} {reason}" for reason, count in status.counts.reasons.items()) or "none"
         ),
         *_field("stages", _stages(status)),
+        *_field("stage records", stage_records(status) or "no timings"),
         *_field("slowest splits", _slowest(status)),
         *_field("failures", f"{len(status.failures):,}"),
         *(f"  split {failure.split}: {tidy(failure.error, status.root)}" for failure in status.failures[:FAILURES]),
@@ -99,6 +100,12 @@ def _stages(status: Status) -> str:
     peak = max(timing.peak_rss_bytes for timing in status.timings)
     parts = ", ".join(f"{stage} {seconds / audio:.4f}" for stage, seconds in status.stage_seconds.items())
     return f"CPU s per audio s: {parts}; {len(status.timings):,} splits timed; largest worker {peak / 2**20:.0f} MiB"
+
+
+def stage_records(status: Status) -> str:
+    """Return what left each stage out of what came into it, and of how many splits; "" where nothing is known."""
+    parts = ", ".join(f"{stage} {counts.left:,}/{counts.came:,}" for stage, counts in status.stage_passed.items())
+    return parts and f"{parts}; {sum(bool(timing.passed) for timing in status.timings):,} splits counted"
 
 
 def _slowest(status: Status) -> str:

@@ -5,10 +5,11 @@ meanings stand in `docs/operations.md`. Format: https://prometheus.io/docs/instr
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from pipeline.status import Status
+from pipeline.status_files import Passed
 from pipeline.storage import publish_bytes
 
 Labels = Mapping[str, str]
@@ -29,7 +30,7 @@ def metrics(status: Status, now: float) -> list[Metric]:
         status: a look at the folder.
         now: seconds since the epoch.
     """
-    counts = status.counts
+    counts, passed = status.counts, status.stage_passed
     struck = Counter(strike.split for strike in status.struck)
     found = [
         _one("splits_planned", "Splits of the plan.", status.planned),
@@ -46,8 +47,13 @@ def metrics(status: Status, now: float) -> list[Metric]:
         _one("splits_struck", "Splits in work with such a record.", len(struck)),
         _one("fitted", "1 once codebooks and tokenizer are there.", float(status.fitted)),
         _one("finished", "1 once dataset.json is there.", float(status.finished)),
-        _one("timings_read", "Splits that the stages' seconds are summed over.", len(status.timings)),
+        _one("timings_read", "Splits that the stages' seconds and records are summed over.", len(status.timings)),
         Metric("stage_cpu_seconds", "CPU seconds by stage.", _labelled("stage", status.stage_seconds)),
+        _by_stage("stage_records_in", "Records that came into each stage.", passed, lambda counts: counts.came),
+        _by_stage("stage_records_out", "Records that left each stage.", passed, lambda counts: counts.left),
+        _by_stage(
+            "stage_records_rejected", "Records that each stage rejected.", passed, lambda counts: counts.rejected
+        ),
         _one("status_timestamp_seconds", "When this was written.", now),
     ]
     if status.timings:
@@ -93,6 +99,10 @@ def _one(name: str, text: str, value: float) -> Metric:
 
 def _labelled(label: str, values: Mapping[str, float]) -> list[tuple[Labels, float]]:
     return [({label: key}, value) for key, value in values.items()]
+
+
+def _by_stage(name: str, text: str, passed: Mapping[str, Passed], value: Callable[[Passed], int]) -> Metric:
+    return Metric(name, text, _labelled("stage", {stage: value(counts) for stage, counts in passed.items()}))
 
 
 def _help(text: str) -> str:

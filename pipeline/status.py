@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.build import planned
 from pipeline.fit import load_artifacts
 from pipeline.plan import Plan
-from pipeline.status_files import Timing, commit_times, read_many
+from pipeline.status_files import Passed, Timing, add_passed, commit_times, read_many
 from pipeline.storage import is_remote, join, list_names, read_json
 
 LOOK_REMOTE = 500
@@ -102,6 +102,14 @@ class Status:
             for stage, seconds in timing.seconds.items():
                 costs[stage] = costs.get(stage, 0.0) + seconds
         return costs
+
+    @property
+    def stage_passed(self) -> dict[str, Passed]:
+        """Records that came into each stage and that left it, over the same timings and in the same order."""
+        sums: dict[str, Passed] = {}
+        for timing in self.timings:
+            add_passed(sums, timing.passed)
+        return sums
 
 
 SplitCounts = tuple[int, int, int, tuple[tuple[str, int], ...]]

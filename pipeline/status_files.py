@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -18,9 +18,23 @@ FETCHERS = 32
 """Objects of a store that are fetched at once."""
 
 
+class Passed(NamedTuple):
+    """Records that came into a stage and that left it."""
+
+    came: int
+    left: int
+
+    @property
+    def rejected(self) -> int:
+        return self.came - self.left
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What one split cost, from `work/timings/`; times in seconds, `started` since the epoch."""
+    """What one split cost, from `work/timings/`; times in seconds, `started` since the epoch.
+
+    `passed` is empty where an earlier version wrote the file.
+    """
 
     split: int
     audio_seconds: float
@@ -28,6 +42,7 @@ class Timing:
     started: float
     peak_rss_bytes: int
     seconds: Mapping[str, float]
+    passed: Mapping[str, Passed] = field(default_factory=dict)
 
     @classmethod
     def of(cls, value: Any) -> "Timing | None":
@@ -40,9 +55,17 @@ class Timing:
                 started=float(value["started"]),
                 peak_rss_bytes=int(value["peak_rss_bytes"]),
                 seconds={str(stage): float(seconds) for stage, seconds in value["seconds"]},
+                passed={str(stage): Passed(int(came), int(left)) for stage, came, left in value.get("passed", ())},
             )
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
+
+
+def add_passed(sums: dict[str, Passed], more: Mapping[str, Passed]) -> None:
+    """Add the counts of a split to sums by stage, which keep the order of the chain."""
+    for stage, counts in more.items():
+        so_far = sums.get(stage, Passed(0, 0))
+        sums[stage] = Passed(so_far.came + counts.came, so_far.left + counts.left)
 
 
 def commit_times(root: str) -> dict[int, float | None]:

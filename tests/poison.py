@@ -44,6 +44,13 @@ class PoisonConfig:
         return Poison(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterConfig(PoisonConfig):
+    """The same under another name, for a chain of two."""
+
+    name: ClassVar[str] = "later"
+
+
 class Poison:
     def __init__(self, config: PoisonConfig) -> None:
         self._config = config
@@ -107,6 +114,8 @@ class LinesConfig:
 
     dies_on: int = -1
     slow_seconds: float = 0.0
+    loses: int = 0
+    """Records that it counts as rejects."""
 
     def setup(self) -> "Lines":
         return Lines(self)
@@ -128,6 +137,7 @@ class Lines:
         time.sleep(self._config.slow_seconds)
         if split == self._config.dies_on:
             os.kill(os.getpid(), signal.SIGKILL)
+        rejects += self._config.loses
         return {"inputs": len(lines), "records": len(lines) - rejects, "rejects": rejects, "reasons": {}}
 
 

@@ -28,6 +28,8 @@ class Attempt:
         answered: the sink is done with it, well or not.
         over: set when nothing works on it any more.
         problem: what ended it early.
+        seconds: CPU seconds by stage, in the order of the chain.
+        passed: records that came into each stage and that left it, in the same order.
     """
 
     def __init__(self, job: Job, stages: Stages, source: Origin | None, journal: Journal, request: RunSplit) -> None:
@@ -38,6 +40,7 @@ class Attempt:
         self.taken_back = self.answered = False
         self.problem: Exception | None = None
         self.seconds = {"read": 0.0, **{name: 0.0 for name, _ in stages}, "commit": 0.0}
+        self.passed = {name: [0, 0] for name in self.seconds}
         self.inputs = self.audio_samples = 0
         self.started = time.time()
 
@@ -92,17 +95,24 @@ class Attempt:
     def check(self, facts: dict[str, Any]) -> None:
         if facts["inputs"] != self.inputs or facts["records"] + facts["rejects"] != self.inputs:
             raise RuntimeError(f"{self.inputs} inputs, but {facts['records']} records and {facts['rejects']} rejects")
+        if self._source is not None:
+            self.passed["read"] = [self.inputs, facts["records"]]
+        *_, (_, left), committed = self.passed.values()
+        if left != facts["records"]:
+            raise RuntimeError(f"{left} records left the stages, but {facts['records']} were written")
+        committed[:] = [left, left]
 
     def _rows(self) -> list[Row]:
         self.started = time.time()
         before = time.thread_time()
         rows = load_rows(self._job.rows_path, self.request.split, self._job.base)
-        self.inputs = len(rows)
+        self.inputs = self.passed["read"][0] = len(rows)
         self.seconds["read"] += time.thread_time() - before
         return rows
 
     def _first(self, row: Row) -> Outcome:
         items: list[Outcome] = [self._rejected_unseen(row)]
+        self.passed["read"][1] += _live(items)
         if self._stages:
             items = self._timed(*self._stages[0], items, "ahead")
         self._idle("ahead")
@@ -114,8 +124,10 @@ class Attempt:
 
     def _timed(self, name: str, stage: Stage[Any, Any], items: list[Outcome], hand: str) -> list[Outcome]:
         before, split = time.thread_time(), self.request.split
+        self.passed[name][0] += _live(items)
         done = run_stage(stage, name, items, lambda keys: self._journal.enter(split, list(keys), hand))
         self.seconds[name] += time.thread_time() - before
+        self.passed[name][1] += _live(done)
         return done
 
     def _rejected_unseen(self, row: Row) -> Row:
@@ -124,3 +136,7 @@ class Attempt:
             return row
         detail = f"killed, hung or starved its worker {strikes} times"
         return Reject.of(row, "executor", Reason.CRASHED, detail)
+
+
+def _live(items: list[Outcome]) -> int:
+    return sum(not isinstance(item, Reject) for item in items)

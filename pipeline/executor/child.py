@@ -180,6 +180,7 @@ class Flow:
         return Done(
             record=record,
             seconds=attempt.seconds,
+            passed={name: (came, left) for name, (came, left) in attempt.passed.items()},
             started=begun,
             wall=self._last_end - begun,
             audio_seconds=attempt.audio_samples / SAMPLE_RATE,

@@ -40,6 +40,7 @@ class Done:
     Attributes:
         record: its commit record.
         seconds: CPU seconds by stage in order, `read` and `commit` included.
+        passed: records that came into each of them and that left it; unlike times a function of the input alone.
         started: when the split was begun, in seconds since the epoch.
         wall: wall seconds from there, or from the end of the split before it, whichever was later.
         audio_seconds: audio decoded.
@@ -48,6 +49,7 @@ class Done:
 
     record: dict[str, Any]
     seconds: dict[str, float]
+    passed: dict[str, tuple[int, int]]
     started: float
     wall: float
     audio_seconds: float

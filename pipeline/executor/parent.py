@@ -194,6 +194,7 @@ class SplitExecutor:
     def _report(self, split: int, done: Done) -> None:
         timing = {
             "audio_seconds": done.audio_seconds,
+            "passed": [[stage, *counts] for stage, counts in done.passed.items()],
             "peak_rss_bytes": done.peak_rss_bytes,
             "seconds": list(done.seconds.items()),
             "split": split,
@@ -201,7 +202,16 @@ class SplitExecutor:
             "wall": done.wall,
         }
         for stage, seconds in done.seconds.items():
-            self._log.tell("stage_done", split=split, stage=stage, cpu_seconds=round(seconds, 6))
+            came, left = done.passed[stage]
+            self._log.tell(
+                "stage_done",
+                split=split,
+                stage=stage,
+                cpu_seconds=round(seconds, 6),
+                records_in=came,
+                records_out=left,
+                rejected=came - left,
+            )
         with suppress(OSError):  # the split is committed, whatever becomes of its timing
             publish_json(timing, timing_path(self._job.root, split))
 

@@ -1,5 +1,6 @@
 """The driver and the executor on the local engine: resume, blame, reconcile. No audio, no models."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pipeline.drive import EngineSettings, RunFailed, drive
 from pipeline.executor.strikes import Strikes
 from pipeline.folder_lock import FolderInUse
 from pipeline.storage import publish_json, read_json
-from tests.poison import LinesConfig, PoisonConfig, job_for
+from tests.poison import LaterConfig, LinesConfig, PoisonConfig, job_for
 
 LOCAL = EngineSettings(engine="local", workers=2, stall_seconds=60)
 
@@ -45,6 +46,35 @@ def test_batch_size_and_workers_change_no_byte(tmp_path: Path, batch: int, worke
     other, plan = job_for(tmp_path / "b", poison, batch=batch)
     drive(other, plan, EngineSettings(engine="local", workers=workers), quiet)
     assert shards(tmp_path / "a") == shards(tmp_path / "b")
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_what_passes_each_stage_is_counted_whatever_the_batches_and_deaths(
+    tmp_path: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERLOOM_LOG", "json")
+    poison = PoisonConfig(raises=("u005",), abort=("u018",))
+    job, plan = job_for(tmp_path, poison, batch=batch)
+    job = replace(job, steps=(poison, LaterConfig(raises=("u006", "u007"))))
+    records = drive(job, plan, LOCAL, quiet)
+    passed = {split: read_json(f"{tmp_path}/work/timings/{split:06d}.json")["passed"] for split in range(6)}
+    assert passed[0] == [["read", 4, 4], ["poison", 4, 4], ["later", 4, 4], ["commit", 4, 4]]
+    assert passed[1] == [["read", 4, 4], ["poison", 4, 3], ["later", 3, 1], ["commit", 1, 1]]
+    assert passed[4] == [["read", 4, 3], ["poison", 3, 3], ["later", 3, 3], ["commit", 3, 3]]
+    for split, record in records.items():
+        assert sum(came - left for _, came, left in passed[split]) == record["rejects"]
+        assert "passed" not in record
+    lines = [json.loads(line) for line in (tmp_path / "work" / "logs" / "engine.log").read_text().splitlines()]
+    done = [line for line in lines if line["event"] == "stage_done" and line["split"] == 1]
+    told = [(line["stage"], line["records_in"], line["records_out"], line["rejected"]) for line in done]
+    assert told == [("read", 4, 4, 0), ("poison", 4, 3, 1), ("later", 3, 1, 2), ("commit", 1, 1, 0)]
+
+
+def test_a_sink_that_loses_a_record_fails_its_split(tmp_path: Path) -> None:
+    """Though what it says adds up: a record that passed the stages has come out as a reject."""
+    job, plan = job_for(tmp_path, PoisonConfig())
+    with pytest.raises(RunFailed, match="4 records left the stages, but 3 were written"):
+        drive(replace(job, sink=LinesConfig(loses=1)), plan, LOCAL, quiet)
 
 
 def test_a_crash_costs_the_culprit_and_not_its_batch_mates(tmp_path: Path) -> None:

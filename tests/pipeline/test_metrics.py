@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.metrics import Metric, metrics, prometheus_text, write_prometheus
 from pipeline.status import Observer
+from pipeline.storage import publish_json
 from tests.takedown_builders import build_dataset
 
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
@@ -96,6 +97,21 @@ def test_the_values_are_those_of_the_folder(dataset):
     reasons = {dict(labels)["reason"]: v for (name, labels), v in samples.items() if name == "interloom_rejects"}
     assert reasons == {"silent": 4, "duplicate_id": 1}
     assert all(dict(labels)["dataset"] == 'out"1' for _, labels in samples)
+
+
+def test_records_are_counted_by_stage(dataset):
+    cost = {"audio_seconds": 4.0, "peak_rss_bytes": 1, "seconds": [["decode", 1.0]], "started": 1.0, "wall": 1.0}
+    for split in (0, 1):
+        timing = {**cost, "passed": [["decode", 5, 4], ["align", 4, 2]], "split": split}
+        publish_json(timing, f"{dataset}/work/timings/{split:06d}.json")
+    found = metrics(Observer(str(dataset)).look(), 0.0)
+    _, samples = parse(prometheus_text(found, "out"))
+    counted = {(name, dict(labels)["stage"]): v for (name, labels), v in samples.items() if "stage_records" in name}
+    assert counted == {
+        ("interloom_stage_records_in", "decode"): 10, ("interloom_stage_records_in", "align"): 8,
+        ("interloom_stage_records_out", "decode"): 8, ("interloom_stage_records_out", "align"): 4,
+        ("interloom_stage_records_rejected", "decode"): 2, ("interloom_stage_records_rejected", "align"): 4,
+    }  # fmt: skip
 
 
 def test_only_the_whole_file_ever_ends_in_prom(dataset, monkeypatch):

@@ -1,5 +1,6 @@
 """Status: what commit records say, what `work/` adds, and how little is read."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from jobs.cli import main
+from jobs.console import print_summary
 from jobs.status import Wanted, duration, lines_of, one_line, status_step
 from jobs.status_summary import summary_text, tidy
 from pipeline import status as status_module
@@ -22,6 +25,7 @@ from tests.takedown_builders import build_dataset, build_split, finish_dataset, 
 def timing(split, wall=2.0, audio=4.0):
     return {
         "audio_seconds": audio, "peak_rss_bytes": 100 + split, "seconds": [["decode", 0.5], ["align", 1.0]],
+        "passed": [["decode", 5, 4 - split // 2], ["align", 4 - split // 2, 3]],
         "split": split, "started": 10.0, "wall": wall,
     }  # fmt: skip
 
@@ -48,6 +52,24 @@ def test_half_a_build(folder):
     assert status.eta_seconds == pytest.approx(20.0)
     assert status.stage_seconds == {"decode": 1.0, "align": 2.0}
     assert list(status.stage_seconds) == ["decode", "align"]
+    assert status.stage_passed == {"decode": (10, 7), "align": (7, 6)}
+    assert [counts.rejected for counts in status.stage_passed.values()] == [3, 1]
+
+
+def test_what_passed_each_stage_is_shown_and_earlier_timings_do_without(folder):
+    assert "  stages, records out of in: decode 7/10, align 6/7; 2 splits counted" in lines_of(
+        Observer(folder).look(), 0.0
+    )
+    old = {name: value for name, value in timing(2).items() if name != "passed"}
+    publish_json(old, f"{folder}/work/timings/000002.json")
+    status = Observer(folder).look()
+    assert (len(status.timings), status.stage_seconds["decode"]) == (2, 1.0)
+    assert "decode 4/5, align 3/4; 1 splits counted" in summary_text(status)
+    publish_json({**timing(0), "passed": [["decode", 5]]}, f"{folder}/work/timings/000000.json")
+    status = Observer(folder).look()
+    assert len(status.timings) == 1
+    assert not [line for line in lines_of(status, 0.0) if "stages" in line]
+    assert "stage records:  no timings" in summary_text(status)
 
 
 def test_a_finished_dataset_says_so(folder):
@@ -162,7 +184,7 @@ def test_the_summary_holds_what_a_ticket_needs_and_no_secret(folder, monkeypatch
     for part in (
         "takedown", plan["fingerprint"], "2 of 4 committed", "9 inputs = 6 records + 3 rejects", "2 silent",
         "DATASET/work/logs/engine.log", "slowest splits", "numpy", "DATASET/shards/x", "~/data/a.wav",
-        "decode 0.1250", "not finished",
+        "decode 0.1250", "not finished", "decode 7/10, align 6/7; 2 splits counted",
     ):  # fmt: skip
         assert part in text, part
     for secret in ("hunter2", "abc", folder, "/home/someone"):
@@ -191,6 +213,10 @@ def test_the_command_prints_lines_json_and_a_summary(folder):
     assert "rejected: 2 silent" in plain.output
     found = json.loads(run(folder, "--json").stdout)
     assert (found["splits_committed"], found["rejects"]) == (2, {"duplicate_id": 1, "silent": 2})
+    assert found["stage_records"] == {
+        "align": {"in": 7, "out": 6, "rejected": 1},
+        "decode": {"in": 10, "out": 7, "rejected": 3},
+    }
     assert run(folder, "--summary").stdout.startswith("interloom run summary\n")
 
 
@@ -235,3 +261,19 @@ def test_one_line_names_failures(folder):
     publish_json({"error": "x", "split": 1}, f"{folder}/work/failed/000001.json")
     assert "1 failures" in one_line(Observer(folder).look(), 1020.0)
     assert "last commit 10 s ago" in one_line(Observer(folder).look(), 1020.0)
+
+
+def test_the_end_of_a_build_shows_records_and_costs_by_stage(folder):
+    old = {name: value for name, value in timing(1).items() if name != "passed"}
+    publish_json({**old, "seconds": [["decode", 0.5], ["later", 2.0]]}, f"{folder}/work/timings/000001.json")
+    Path(folder, "work", "timings", "000003.json").write_text("damaged")
+    console = Console(record=True, width=120, file=io.StringIO())
+    info = {"num_samples": 0, "name": "a", "inputs": 9, "records": 6, "rejects": 3, "splits": 2, "reasons": {}}
+    print_summary(console, folder, info, 1.0)
+    rows = [line.split("│")[1:-1] for line in console.export_text().splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["decode", "10", "7", "3", "1.5", "0.1250"],
+        ["align", "7", "6", "1", "2.0", "0.1667"],
+        ["later", "", "", "", "2.0", "0.1667"],
+        ["all", "", "", "", "5.5", "0.4583"],
+    ]
