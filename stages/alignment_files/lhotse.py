@@ -17,6 +17,7 @@ from stages.alignment_files.entry import (
     decode_json,
     json_list,
     json_object,
+    shown,
     timed_word,
 )
 
@@ -73,7 +74,8 @@ def _words(supervision: dict[str, Any], cut_start: float, tier: str, file: str, 
     kinds = json_object(supervision["alignment"], file, number)
     kind = next((kind for kind in (tier, "word", "words") if kind in kinds), None)
     if kind is None:
-        raise BadAlignment(file, number, f"no alignment of kind 'word', there are {sorted(kinds)[:5]}")
+        found = ", ".join(shown(name) for name in sorted(kinds)[:5])
+        raise BadAlignment(file, number, f"no alignment of kind 'word', there are: {found or 'none'}")
     items = [_item(item, file, number) for item in json_list(kinds[kind], file, number)]
     shift = _shift(items, supervision, cut_start, file, number)
     lane = supervision.get("speaker")

@@ -247,6 +247,14 @@ def test_lhotse_words_of_no_frame_are_refused(tmp_path):
         indexes.AlignmentIndex(source_of(str(tmp_path / "s.jsonl"), "auto"), "words").read(0)
 
 
+def test_kinds_of_alignment_are_quoted_short(tmp_path):
+    given = SUPERVISION.replace('"word"', json.dumps("x" * 5000)) % (2.0, 2.1, 2.4)
+    (tmp_path / "s.jsonl").write_text(given)
+    with pytest.raises(BadAlignment, match=r"no alignment of kind 'word', there are: 'x+'") as caught:
+        indexes.AlignmentIndex(source_of(str(tmp_path / "s.jsonl"), "auto"), "words").read(0)
+    assert len(str(caught.value)) < 300
+
+
 def test_whisper_words_without_times_and_with_every_name_of_a_score(tmp_path):
     words = [
         {"word": " 1984", "score": None},
