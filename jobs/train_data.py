@@ -34,7 +34,7 @@ def hold_out(
     A dataset of a single document has none to spare. With `skip` a shard gives the documents before its first damage.
 
     Raises:
-        BadDataset: naming the shard, if one of them is damaged.
+        BadDataset: naming the shard, if one of them is damaged or missing.
     """
     pool: list[Document] = []
     for split in range(dataset.num_splits):
@@ -44,9 +44,10 @@ def hold_out(
         try:
             for document in islice((document for document in found if document.words), HELD_OUT_POOL - len(pool)):
                 pool.append(document)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             if on_corrupt == "raise":
-                raise BadDataset(f"{dataset.shard(split)} is damaged ({error}); copy the shard again") from error
+                what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+                raise BadDataset(f"{dataset.shard(split)} {what}; copy the shard again") from error
     if len(pool) < 2:
         return []
     ranked = sorted(pool, key=lambda document: float(rng_for(seed, "held-out", document.key).random()))

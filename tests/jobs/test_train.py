@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jobs.train_data import blank, evaluation_blocks, hold_out, load_mixture, prepare, shuffled
 from jobs.train_run import RunFolder, checkpoints, claim, opened, publishing
-from pipeline.dataset import Dataset
+from pipeline.dataset import BadDataset, Dataset
 from pipeline.reader import IGNORED, open_reader
 from schemas.training import TrainSection
 from stages.documents import Document
@@ -62,6 +62,17 @@ def test_held_out_documents_are_few_stable_and_never_trained_on(dataset: Path) -
     assert prepare(held, 0, held_out=frozenset({held.key}), seed=0, shuffle=False) is None
     other = document((5,))
     assert prepare(other, 0, held_out=frozenset({held.key}), seed=0, shuffle=False) is other
+
+
+def test_a_missing_shard_ends_holding_out_or_is_left_out(tmp_path: Path) -> None:
+    root = tiny_dataset(tmp_path / "d")
+    (root / "shards" / "shard-000000.tar").unlink()
+    opened = Dataset.open(str(root))
+    with pytest.raises(BadDataset, match=r"shard-000000\.tar is missing; copy the shard again"):
+        hold_out(opened, SEQUENCE, 0)
+    later = {"rec06", "rec07", "rec08", "rec09", "rec10", "rec11"}
+    (held,) = hold_out(opened, SEQUENCE, 0, on_corrupt="skip")
+    assert held.key.split("-")[0] in later
 
 
 def test_a_single_document_is_not_held_out(tmp_path: Path) -> None:
