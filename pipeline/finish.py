@@ -18,7 +18,7 @@ from schemas.contract import UnitContract
 from schemas.recipe import Recipe
 from schemas.tables import SHARDS
 
-CODE_VERSION = "0.1.0"
+CODE_VERSION = "0.2.0.dev0"
 
 
 class LedgerError(RuntimeError):
