@@ -5,7 +5,7 @@ STAMP := .venv/installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt slow faults bench corpus clean
+.PHONY: help demo test lint fmt slow readers faults bench corpus clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,6 +24,13 @@ test: $(STAMP) ## the quick suite
 
 slow: $(STAMP) ## engines, faults, training, the browser
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+readers: ## Energon and Hugging Face datasets read our shards, in an environment that is thrown away
+	$(PYTHON) -m venv --clear build/readers
+	build/readers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/other_readers.txt --editable .
+	build/readers/bin/python -c 'import datasets, megatron.energon, webdataset'
+	build/readers/bin/python -m pytest -rs tests/e2e/test_other_readers.py
+	rm -rf build/readers
 
 faults: $(STAMP) ## 100 kills on each engine; KILLS=5 SEED=7 for less
 	for engine in local beam ray; do \

@@ -1,4 +1,8 @@
-"""Other loaders open our shards as they are. Energon and `datasets` are tried where they are installed."""
+"""Other loaders open our shards as they are.
+
+`make readers` installs Energon and `datasets` apart, because they contradict what the main environment pins; elsewhere
+their tests are skipped.
+"""
 
 import filecmp
 import json
@@ -29,6 +33,7 @@ WITHOUT_US = (
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 """A module that is None in sys.modules cannot be imported."""
+APART = "{} is not installed here: run `make readers`"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def test_the_blocked_packages_are_really_blocked(dataset: Dataset, tmp_path: Pat
 
 
 def test_energon_gives_every_record_once_without_a_prepare_step(dataset: Dataset, tmp_path: Path) -> None:
-    pytest.importorskip("megatron.energon")
+    pytest.importorskip("megatron.energon", reason=APART.format("megatron.energon"))
     before = sorted(path for path in Path(dataset.root).rglob("*"))
     lines = [line for line in run_example("read_with_energon.py", dataset, tmp_path) if line.startswith("(")]
     keys = sorted(key for line in lines for key in line.rpartition(")")[2].split())
@@ -98,7 +103,7 @@ def test_energon_gives_every_record_once_without_a_prepare_step(dataset: Dataset
 
 
 def test_energons_own_prepare_step_finds_what_we_wrote(dataset: Dataset, tmp_path: Path) -> None:
-    pytest.importorskip("megatron.energon")
+    pytest.importorskip("megatron.energon", reason=APART.format("megatron.energon"))
     from megatron.energon.flavors.webdataset.prepare import WebdatasetPreparator
 
     shards = ["shards/shard-000000.tar", "shards/shard-000002.tar"]
@@ -114,7 +119,7 @@ def test_energons_own_prepare_step_finds_what_we_wrote(dataset: Dataset, tmp_pat
 
 
 def test_hugging_face_datasets_streams_the_shards(dataset: Dataset, tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
+    pytest.importorskip("datasets", reason=APART.format("datasets"))
     lines = run_example("read_with_datasets.py", dataset, tmp_path, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     records = [record for split in range(3) for record in dataset.records(split)]
     seconds = sum(record.num_samples for record in records) / 16_000
