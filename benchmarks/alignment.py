@@ -1,11 +1,11 @@
 """Accuracy and cost of the embedded aligner, and what QC does with wrong transcripts.
 
-    python -m benchmarks.alignment [--speech ../shared/speech] [--seed 1]
+    python -m benchmarks.alignment [--speech FOLDER] [--seed 1]
 
-Word starts are compared with the synthesiser's own times (examples/corpus) and, where the folder is there, with
-hand-corrected times of real speech. Wrong transcripts are made from right ones: another utterance's text of like length
-("other"), the first half only ("half"), another text appended ("append"), one word replaced ("replace").
-"""
+Word starts are compared with the times of the synthesiser itself (examples/corpus) and, where a folder is given, with
+hand-corrected times of real speech (docs/architecture.md says what it holds). Wrong transcripts are made from right
+ones: the text of another utterance of like length ("other"), the first half only ("half"), another text appended
+("append"), one word replaced ("replace").
 
 import argparse
 import csv
@@ -179,14 +179,14 @@ def report(name: str, items: Sequence[Item], seed: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, default=Path("../shared/speech"), help="folder of real speech")
+    parser.add_argument("--speech", type=Path, help="folder of real speech with a MANIFEST.tsv")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     report("examples/corpus (synthetic)", corpus_items(), args.seed)
-    if (args.speech / "MANIFEST.tsv").exists():
+    if args.speech:
         report("real speech", speech_items(args.speech), args.seed)
     else:
-        print(f"real speech: {args.speech} is not there")
+        print("real speech: no --speech")
     return 0
 
 

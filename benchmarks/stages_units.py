@@ -1,6 +1,6 @@
 """Cost and quality of the embedded units, F0, pitch and style stages on a folder of 16 kHz WAV files.
 
-    OMP_NUM_THREADS=1 python benchmarks/stages_units.py ../shared/speech
+    OMP_NUM_THREADS=1 python benchmarks/stages_units.py FOLDER
 
 Prints the growth of peak memory on a 120 s clip, CPU seconds per second of audio (one thread), the time of each fit,
 the error of F0 on harmonic sounds of known F0, and, where phone labels lie beside the audio (`NAME.align.json` with

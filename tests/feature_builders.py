@@ -12,8 +12,7 @@ from schemas.clock import SAMPLE_RATE, Samples
 from schemas.records import Aligned, Artifact, Checked, Clip, Encoded, F0Track, Utterance
 from schemas.unit_record import npy_bytes
 from stages.artifacts import artifact_of
-
-SPEECH = Path(__file__).parent.parent / ".." / "shared" / "speech"
+from tests.real_speech import SPEECH
 
 
 def harmonic(f0, seconds=None, peak=8000):
@@ -62,11 +61,11 @@ pcm_clips = st.builds(
 
 @cache
 def speech() -> tuple[np.ndarray, ...]:
-    """Real 16 kHz clips of 1 to 8 s; skips the test where they are absent."""
+    """Real 16 kHz clips of 1 to 8 s; skips the test where INTERLOOM_SPEECH names none."""
     soundfile = pytest.importorskip("soundfile")
     paths = sorted(SPEECH.glob("*.wav"))
     found = [soundfile.read(path, dtype="int16") for path in paths if 32_000 < path.stat().st_size < 256_000]
     clips = tuple(pcm for pcm, rate in found if rate == SAMPLE_RATE and pcm.ndim == 1)
     if not clips:
-        pytest.skip("no speech beside the repository")
+        pytest.skip("INTERLOOM_SPEECH names no folder of real speech")
     return clips

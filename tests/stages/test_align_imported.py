@@ -21,11 +21,11 @@ from stages.align_imported import LEAST_PROBABILITY, ImportedConfig
 from stages.alignment_files import match as matching
 from stages.alignment_files.match import Match, Mismatch, match
 from stages.qc import QcConfig
+from tests.real_speech import SPEECH, needs_speech
 from tests.stages import alignment_builders as build
 from tests.stages.alignment_builders import align, aligner, ctm, spoken, times
 
 CORPUS = Path("examples/corpus")
-SPEECH = Path("../shared/speech")
 HELLO = [("hello", 0.1, 0.4), ("big", 0.4, 0.7), ("world", 0.8, 1.1)]
 
 
@@ -81,7 +81,7 @@ def test_scores_that_are_no_probabilities_are_left_out(tmp_path):
     assert outcome.score_words == pytest.approx((math.log(0.5) + math.log(0.25)) / 2)
 
 
-@pytest.mark.skipif(not SPEECH.exists(), reason="no folder of real speech")
+@needs_speech("mfa_acoustic_corpus.wav")
 def test_real_alignments_of_real_transcripts_arrive_unchanged(tmp_path):
     rows = [line.split("\t") for line in (SPEECH / "MANIFEST.tsv").read_text().splitlines()[1:]]
     seen = 0

@@ -2,7 +2,6 @@ import itertools
 import json
 import pickle
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from schemas.rejects import Reason, Reject
 from stages.align_pocketsphinx import LOWEST_SCORE, PocketsphinxConfig
 from stages.normalise import NormaliseConfig
 from stages.pocketsphinx_search import WordSearch, pronounce
+from tests.real_speech import SPEECH, needs_speech
 
-SPEECH = Path("../shared/speech")
 GRID = 160
 
 
@@ -106,7 +105,7 @@ def test_word_starts_of_the_corpus_are_near_the_true_ones(aligner, items):
     assert np.mean(errors <= 50) >= 0.9
 
 
-@pytest.mark.skipif(not SPEECH.exists(), reason="no folder of real speech")
+@needs_speech(*(f"{name}.wav" for name in bench.HAND_CORRECTED))
 def test_word_starts_of_real_speech_are_near_the_hand_corrected_ones(aligner):
     some = [item for item in bench.speech_items(SPEECH) if item.starts]
     errors = bench.start_errors(some, bench.align(some, NormaliseConfig().setup(), aligner))

@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,8 @@ from schemas.rejects import Reason, Reject
 from stages.align_pocketsphinx import PocketsphinxConfig
 from stages.normalise import NormaliseConfig
 from stages.qc import QcConfig
+from tests.real_speech import SPEECH, needs_speech
 
-SPEECH = Path("../shared/speech")
 UTTERANCE = Utterance(key="u1", id="u/1", audio="a.wav", location="/a.wav", text="", recording="r", index=0)
 CLIP = Clip(utterance=UTTERANCE, pcm=np.zeros(16_000, np.int16), source_rate=16_000, source_channels=1)
 
@@ -123,7 +122,7 @@ def test_wrong_transcripts_of_the_corpus_are_rejected_and_right_ones_kept(outcom
     assert all(isinstance(outcome, Reject) for outcome in (*wrong, *half))
 
 
-@pytest.mark.skipif(not SPEECH.exists(), reason="no folder of real speech")
+@needs_speech("sb_spk2_snt5.wav", "librivox_0870.wav")
 def test_wrong_transcripts_of_real_speech_are_rejected_and_right_ones_kept(outcome_of):
     clips = {item.clip.utterance.id: item.clip for item in bench.speech_items(SPEECH)}
     whole = [clip for name, clip in clips.items() if name.startswith(("libritts", "librivox_08"))]
