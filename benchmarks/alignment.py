@@ -6,6 +6,7 @@ Word starts are compared with the times of the synthesiser itself (examples/corp
 hand-corrected times of real speech (docs/architecture.md says what it holds). Wrong transcripts are made from right
 ones: the text of another utterance of like length ("other"), the first half only ("half"), another text appended
 ("append"), one word replaced ("replace").
+"""
 
 import argparse
 import csv
