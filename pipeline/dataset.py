@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.inside import is_inside
+from pipeline.recipes import recipe_from
 from schemas.contract import UnitContract
 from schemas.recipe import Recipe
 from schemas.tables import SHARDS
@@ -54,7 +55,7 @@ class Dataset:
             raise BadDataset(
                 f"{path} is missing: the build is not finished; `interloom status {root}` shows it"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadDataset(f"{path} is not valid JSON ({error}); run the build again to rewrite it") from error
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise BadDataset(f"{path} is not of format {FORMAT}")
@@ -62,7 +63,12 @@ class Dataset:
 
     @cached_property
     def recipe(self) -> Recipe:
-        return Recipe.model_validate(self.info["recipe"])
+        """The recipe that it was built with.
+
+        Raises:
+            RecipeError: if it has a key that this version does not know, or lacks one.
+        """
+        return recipe_from(self.info["recipe"], f"{self.root}/dataset.json")
 
     @cached_property
     def contracts(self) -> dict[str, UnitContract]:
@@ -113,11 +119,11 @@ class Dataset:
         path = f"{self.root}/shards/shard-{split:06d}.commit.json"
         try:
             with fsspec.open(path, "rb") as file:
-                value: dict[str, Any] = json.load(file)
-        except (FileNotFoundError, ValueError):
-            raise BadDataset(
-                f"{path} is missing or damaged, so its shard does not count; run the build again"
-            ) from None
+                value = json.load(file)
+        except (FileNotFoundError, ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or type(value.get("records")) is not int:
+            raise BadDataset(f"{path} is missing or damaged, so its shard does not count; run the build again")
         return value
 
     def records(self, split: int) -> Iterator[UnitRecord]:

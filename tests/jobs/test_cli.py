@@ -124,6 +124,17 @@ def test_a_built_dataset_takes_overrides_of_reading_time_only(tmp_path: Path) ->
     assert "only sequence and train" in result.stderr
 
 
+def test_a_dataset_of_another_version_is_refused_by_the_key_it_has_and_we_do_not(tmp_path: Path) -> None:
+    hostile_dataset(tmp_path)
+    info = json.loads((tmp_path / "dataset.json").read_text())
+    info["recipe"]["units"]["trust_pickle"] = False
+    (tmp_path / "dataset.json").write_text(json.dumps(info))
+    result = invoke("inspect", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"{tmp_path}/dataset.json: unknown key 'units.trust_pickle'; " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_bake_does_not_mix_with_another(tmp_path: Path) -> None:
     hostile_dataset(tmp_path)
     (tmp_path / "b").mkdir()
