@@ -16,6 +16,7 @@ from tests.sequence_builders import corpus, write_dataset
 
 SEQUENCE = SequenceSection(context=96, policy=SpiritLmPolicy(text_words=(3, 6), speech_words=(3, 6)))
 TINY = TrainSection(hidden_size=16, layers=1, heads=2, batch_size=2, steps=6, warmup=2)
+CORPUS = Path(__file__).resolve().parents[1] / "examples" / "corpus"
 PACE = ("tokens_per_second",)
 """What differs between two runs that are the same."""
 
@@ -23,6 +24,21 @@ PACE = ("tokens_per_second",)
 def tiny_dataset(root: Path) -> Path:
     records = corpus(12, utterances=2)
     return write_dataset(root, [records[:12], records[12:]])
+
+
+def bundled_dataset(root: Path, recordings: int = 6) -> Path:
+    """The first two utterances of some recordings of examples/corpus, built as `interloom demo` builds them."""
+    by_recording: dict[str, list[dict[str, Any]]] = {}
+    for line in (CORPUS / "manifest.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        by_recording.setdefault(row["recording"], []).append(row)
+    rows = [row for own in list(by_recording.values())[:recordings] for row in own[:2]]
+    manifest = root.with_suffix(".jsonl")
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    invoked("plan", "demo", "--manifest", str(manifest), "--audio-root", str(CORPUS), "--out", str(root))
+    run([sys.executable, "-m", "jobs.cli", "build", "--out", str(root), "--workers", "2"])
+    assert Dataset.open(str(root)).info["records"] == len(rows)
+    return root
 
 
 def tiny_llama(vocabulary_size: int, *, tie: bool = False, context: int = 96, seed: int = 0, **more: Any) -> Any:
@@ -78,13 +94,17 @@ def command(dataset: Path, out: Path, *settings: str, processes: int = 1, more: 
 
 
 def alone(dataset: Path, out: Path, *settings: str, steps: int) -> None:
-    """Run the command in this process, which has torch loaded already; resume where there is a run."""
+    """Train in this process, which has torch loaded already; resume where there is a run."""
+    more = ["--steps", str(steps), *(["--resume"] if out.exists() else [])]
+    invoked(*arguments(dataset, out, *settings), *more)
+
+
+def invoked(*arguments: str) -> None:
     from click.testing import CliRunner
 
     from jobs.cli import main
 
-    more = ["--steps", str(steps), *(["--resume"] if out.exists() else [])]
-    done = CliRunner().invoke(main, [*arguments(dataset, out, *settings), *more])
+    done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
 
 

@@ -1,4 +1,4 @@
-"""Several processes: the same losses as one, whole checkpoints, and an end when one of them fails."""
+"""Several processes on the bundled corpus: the same losses as one, whole checkpoints, an end when one of them fails."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.train_builders import alone, command, entries, environment, run, tiny_dataset, tiny_llama
+from tests.train_builders import alone, bundled_dataset, command, entries, environment, run, tiny_llama
 
 NUMBERS = ("loss", "text_loss", "speech_loss", "gradient_norm", "tokens", "speech_share")
 NUMBERS += tuple(f"eval_{name}" for name in ("loss", "text_loss", "speech_loss"))
@@ -20,12 +20,12 @@ TWO = ("train.batch_size=1", "train.accumulation=2")
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_dataset(tmp_path_factory.mktemp("data") / "d")
+    return bundled_dataset(tmp_path_factory.mktemp("data") / "d")
 
 
-@pytest.fixture(scope="module", params=["base", "expressive"])
+@pytest.fixture(scope="module")
 def single(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """One process with doubled accumulation, 12 steps."""
+    """One process with doubled accumulation, 12 steps, of the stream that a test names."""
     out = tmp_path_factory.mktemp(request.param) / "one"
     stream = f"sequence.stream={request.param}"
     alone(dataset, out, stream, *ONE, steps=12)
@@ -40,10 +40,15 @@ def assert_close(one: Path, other: Path, within: float = 1e-5) -> None:
         assert a.keys() == b.keys()
         for name in NUMBERS:
             assert abs(a.get(name, 0) - b.get(name, 0)) <= within, (a, b)
+        for of_one, of_other in zip(a.get("sources", ()), b.get("sources", ()), strict=True):
+            assert of_one == {**of_other, "epochs": pytest.approx(of_other["epochs"])}
+    assert ours[-1]["sources"][0]["tokens"] == sum(entry.get("tokens", 0) for entry in ours)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("single", "parallel"), [("base", "ddp"), ("base", "fsdp2"), ("expressive", "ddp")], indirect=["single"]
+)
 def test_two_processes_equal_one_with_doubled_accumulation(
     dataset: Path, single: tuple[str, Path], parallel: str, tmp_path: Path
 ) -> None:
@@ -62,6 +67,7 @@ def test_two_processes_equal_one_with_doubled_accumulation(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("single", ["base", "expressive"], indirect=True)
 def test_another_number_of_processes_goes_on_with_exactly_the_rest(
     dataset: Path, single: tuple[str, Path], tmp_path: Path
 ) -> None:
@@ -80,7 +86,7 @@ def test_another_number_of_processes_goes_on_with_exactly_the_rest(
 
 @pytest.mark.slow
 def test_a_given_model_with_tied_embeddings_trains_alike_divided(dataset: Path, tmp_path: Path) -> None:
-    tiny_llama(64, tie=True).save_pretrained(tmp_path / "llama")
+    tiny_llama(400, tie=True).save_pretrained(tmp_path / "llama")
     model = f"train.model={tmp_path / 'llama'}"
     alone(dataset, tmp_path / "one", model, *ONE, steps=10)
     two = command(dataset, tmp_path / "two", model, *TWO, "train.parallel=fsdp2", processes=2, more=["--steps", "10"])
@@ -118,9 +124,10 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_run_resumes_with_identical_losses(dataset: Path, processes: int, tmp_path: Path) -> None:
-    settings = ("train.checkpoint_every=4", "train.evaluate_every=5", "train.schedule=cosine", *TWO)
+@pytest.mark.parametrize(("stream", "processes"), [("base", 1), ("expressive", 2)])
+def test_a_killed_run_resumes_with_identical_losses(dataset: Path, stream: str, processes: int, tmp_path: Path) -> None:
+    every = ("train.checkpoint_every=4", "train.evaluate_every=5")
+    settings = (f"sequence.stream={stream}", "train.schedule=cosine", *every, *TWO)
     steps = ["--steps", "30"]
     run(command(dataset, tmp_path / "whole", *settings, processes=processes, more=steps))
     again = command(dataset, tmp_path / "killed", *settings, processes=processes, more=[*steps, "--resume"])
