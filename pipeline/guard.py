@@ -1,6 +1,7 @@
 """The one place where an exception of a stage is caught."""
 
 import errno
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,16 @@ MemoryError: whether a hoarding record meets it, or the watchdog, or the kernel,
 ends with its journal as it is, so that all three end in the same reject.
 """
 SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+
+DEVICE_ERRORS = {"torch.AcceleratorError", "torch.CudaError", "torch.DeferredCudaCallError", "torch.OutOfMemoryError"}
+"""Of an accelerator that is gone, full or broken: package and class."""
+DEVICE_MESSAGE = re.compile(
+    r"(?:CUDA (?:error|failure|out of memory|driver|call failed|failed with error)"
+    r"|cuDNN(?: Frontend)? error|cuBLAS(?:Lt)? (?:error|failed)|(?:CUDNN|CUBLAS|CUSPARSE|CUSOLVER)_STATUS_"
+    r"|cuFFT error|CUFFT_|NCCL error|Triton Error \[CUDA\]|No CUDA GPUs are available|Found no NVIDIA driver"
+    r"|GET was unable to find an engine|FIND was unable to find an engine)"
+)
+"""How the message of a plain RuntimeError from CUDA's libraries begins: a name from the data comes later, if at all."""
 
 Notice = Callable[[Sequence[str]], None]
 """Called with the keys that a stage is about to work on."""
@@ -52,7 +63,16 @@ def _attempt(stage: Stage[Any, Any], name: str, batch: Sequence[Any], notice: No
 def _is_system(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
         return True
-    return isinstance(error, BrokenStage) or "CUDA" in str(error)
+    return isinstance(error, BrokenStage) or _is_of_device(error)
+
+
+def _is_of_device(error: BaseException | None) -> bool:
+    """Whether an accelerator failed, or that caused the error."""
+    if error is None:
+        return False
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    told = isinstance(error, RuntimeError) and DEVICE_MESSAGE.match(str(error)) is not None
+    return told or bool(kinds & DEVICE_ERRORS) or _is_of_device(error.__cause__)
 
 
 def key_and_id(item: Any) -> tuple[str, str, str]:

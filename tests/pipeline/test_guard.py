@@ -38,3 +38,57 @@ def test_an_outcome_too_few_is_our_bug() -> None:
 
     with pytest.raises(BrokenStage, match="3 outcomes for 4 records"):
         run_stage(Forgetful(), "forgetful", ROWS, lambda _: None)
+
+
+class Failing:
+    """Raises what it was given."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def process(self, batch: Any) -> list[Any]:
+        raise self._error
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might come later"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA failed with error out of memory"),
+        RuntimeError("CUDA driver version is insufficient for CUDA runtime version"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"),
+        RuntimeError("No CUDA GPUs are available"),
+        type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})("whatever it says"),
+        type("DeferredCudaCallError", (Exception,), {"__module__": "torch.cuda"})("lazily"),
+        caused(ValueError("the backend raised"), RuntimeError("Triton Error [CUDA]: device kernel image is invalid")),
+    ],
+    ids=lambda error: str(error)[:30],
+)
+def test_an_accelerator_that_fails_blames_no_record(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_stage(Failing(error), "units", ROWS, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("CUDA/track01.wav is odd"),
+        ValueError("CUDA error: a song.wav is odd"),
+        KeyError("CUDA out of memory"),
+        RuntimeError("Error opening 'CUDA error: a song.wav': Format not recognised."),
+        RuntimeError("CUDA/track01.wav is odd"),
+        RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
+    ],
+    ids=str,
+)
+def test_a_name_from_the_data_passes_for_no_broken_accelerator(error: Exception) -> None:
+    found = run_stage(Failing(error), "units", ROWS, lambda _: None)
+    assert [item.reason for item in found] == [Reason.UNEXPECTED] * 4
