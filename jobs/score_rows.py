@@ -69,11 +69,11 @@ def rows_of_json(path: Path, vocabulary: Vocabulary, context: int) -> Iterator[R
         try:
             try:
                 value = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadRow(Refused.NOT_JSON, str(error)) from None
             if not isinstance(value, dict):
                 raise BadRow(Refused.BAD_ROW, f"a row is a JSON object, got {type(value).__name__}")
-            identifier = value.pop("id", number)
+            identifier = _identifier(value.pop("id", number), number)
             sequences = _sequences(value, vocabulary)
             yield Row(line=number, id=identifier, sequences=_checked(sequences, context))
         except BadRow as error:
@@ -166,6 +166,18 @@ def _encoded(pieces: Sequence[Piece], vocabulary: Vocabulary) -> list[int]:
     except ValueError as error:
         raise BadRow(Refused.BAD_SEQUENCE, str(error)) from None
     return ids
+
+
+def _identifier(value: Any, line: int) -> Any:
+    """Return a row's own name; what cannot be written down again is refused under its line."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadRow(Refused.BAD_ROW, f"line {line}: the id is no text: {value[:40]!r}") from None
+    elif isinstance(value, (list, dict)):
+        raise BadRow(Refused.BAD_ROW, f"line {line}: an id is a string or a number, got {type(value).__name__}")
+    return value
 
 
 def _sequences(value: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, list[int]]:

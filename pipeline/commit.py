@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pipeline.inside import is_inside
 from pipeline.storage import (
     file_size,
     is_remote,
@@ -115,7 +116,13 @@ def _counts(record: Any, fingerprint: str, split: int, size_of: Callable[[str], 
         return False
     if record.get("plan") != fingerprint or record.get("split") != split:
         return False
-    return all(size_of(name) == file["bytes"] for name, file in record["files"].items())
+    if not isinstance(files := record.get("files"), dict):
+        return False
+    return all(_is_described(name, file) and size_of(name) == file["bytes"] for name, file in files.items())
+
+
+def _is_described(name: str, file: Any) -> bool:
+    return is_inside(name) and isinstance(file, dict) and type(file.get("bytes")) is int
 
 
 def keep_valid(root: str, fingerprint: str, splits: Iterable[int]) -> dict[int, dict[str, Any]]:

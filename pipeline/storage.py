@@ -106,7 +106,7 @@ def read_json(path: str) -> Any:
         return None
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested a thousand deep
         return None
 
 

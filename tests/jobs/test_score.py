@@ -127,6 +127,9 @@ BAD: list[tuple[str, Refused]] = [
     ('{"ids": []}', Refused.TOO_SHORT),
     (json.dumps({"ids": [5] * 97}), Refused.TOO_LONG),
     ("\udcff", Refused.NOT_JSON),
+    ("[" * 100_000, Refused.NOT_JSON),
+    ('{"id": "\\ud800", "text": "a lone surrogate"}', Refused.BAD_ROW),
+    ('{"id": {"a": [1]}, "text": "no name"}', Refused.BAD_ROW),
 ]
 
 

@@ -1,5 +1,6 @@
 """The commit rule: whatever is interrupted wherever, a record is there only when all it names is."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import commit as module
-from pipeline.commit import commit, commit_path, committed_splits, scratch_folder, valid_commit, valid_commits
-from pipeline.storage import list_names
+from pipeline.commit import (
+    commit,
+    commit_path,
+    committed_splits,
+    keep_valid,
+    scratch_folder,
+    valid_commit,
+    valid_commits,
+)
+from pipeline.dataset import FORMAT, BadDataset, Dataset
+from pipeline.storage import list_names, read_json
 
 FACTS = {"inputs": 1, "records": 1, "rejects": 0}
 STEPS = 4
@@ -85,3 +95,34 @@ def test_only_records_name_splits(splits: set[int], others: set[str]) -> None:
     names = {Path(commit_path("root", split)).name for split in splits}
     noise = {name for name in others if not name.endswith(".commit.json")}
     assert committed_splits(names | noise | {name + ".tmp-1" for name in names}) == splits
+
+
+NOT_FILES: list[Any] = [None, [], "a", 3, {"a-000000.txt": 3}, {"a-000000.txt": {}}, {"../a": {"bytes": 1}}, {"\0": {}}]
+
+
+@pytest.mark.parametrize("files", [*NOT_FILES, {"\ud800": {"bytes": 1}}, {"none.txt": {"bytes": None}}, "missing"])
+def test_a_record_of_another_form_does_not_count_and_is_done_again(tmp_path: Path, files: Any) -> None:
+    root = str(tmp_path)
+    expected = commit(root, 0, "plan", scratch(tmp_path, 0), FACTS)
+    damaged = {name: value for name, value in expected.items() if name != "files"}
+    damaged |= {} if files == "missing" else {"files": files}
+    Path(commit_path(root, 0)).write_text(json.dumps(damaged))
+    assert valid_commit(root, "plan", 0) is None
+    assert keep_valid(root, "plan", [0]) == {}
+    assert not Path(commit_path(root, 0)).exists()
+    assert commit(root, 0, "plan", scratch(tmp_path, 0), FACTS) == expected
+
+
+def test_what_is_nested_too_deep_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    path = Path(commit_path(str(tmp_path), 0))
+    (tmp_path / "dataset.json").write_text("[" * 100_000)
+    with pytest.raises(BadDataset, match="is not valid JSON"):
+        Dataset.open(str(tmp_path))
+    (tmp_path / "dataset.json").write_text(f'{{"format": "{FORMAT}"}}')
+    for damage in ("[" * 100_000, "{", "[]", "{}", '{"records": "3"}'):
+        path.write_text(damage)
+        with pytest.raises(BadDataset, match="so its shard does not count; run the build again"):
+            Dataset.open(str(tmp_path)).commit(0)
+    path.write_text("[" * 100_000)
+    assert read_json(str(path)) is None
