@@ -40,7 +40,10 @@ def table_of(found: Estimate) -> Table:
     error = "" if found.relative_error is None else f", +-{found.relative_error:.0%} by the spread of the sample"
     requests = ", ".join(f"{count:,} {kind}" for kind, count in found.requests.items())
     table = Table(title="Estimate", title_justify="left", show_header=False)
-    table.add_row("audio", f"{found.audio_hours:,.3f} h in {found.rows:,} rows and {found.splits:,} splits")
+    about = "" if found.lengths_known else "about "
+    table.add_row("audio", f"{about}{found.audio_hours:,.3f} h in {found.rows:,} rows and {found.splits:,} splits")
+    if not found.lengths_known:
+        table.add_row("", "carried over from the sample: rows come without `duration`, and no header states it")
     table.add_row("measured on", f"{found.sample_audio_seconds:,.0f} s of it")
     table.add_row("records", f"about {found.records:,}")
     table.add_row("CPU, build", f"{found.cpu_hours:,.3f} h{error}")

@@ -59,7 +59,8 @@ def make_plan(manifest: str, recipe: Recipe, out: str, audio_root: str | None = 
     if existing is None:
         plan = write_plan(join(out, "plan"), base, rows, hours, recipe.decode.max_seconds)
     else:
-        plan = write_plan(join(out, "work", "plan"), base, rows, hours, existing.max_seconds)
+        as_before = (existing.max_seconds, existing.unknown_seconds)
+        plan = write_plan(join(out, "work", "plan"), base, rows, hours, *as_before)
         if (plan.fingerprint, plan.base) != (existing.fingerprint, existing.base):
             raise PlanError(f"{out} was planned from other rows than {manifest} holds now; use another --out")
         plan = existing

@@ -7,8 +7,6 @@ machines like this one, as busy as this one is now.
 
 import heapq
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any
 
 from pipeline.drive import Progress
 from pipeline.estimate_sample import Measured, measure, sample
+from pipeline.folders import OwnedFolder
 from pipeline.job import Limits
 from pipeline.plan import Plan
 from schemas.recipe import Recipe
@@ -38,6 +37,7 @@ class Estimate:
     """What the whole plan will cost; hours, bytes and requests.
 
     Attributes:
+        lengths_known: whether every row has a length; else `audio_hours` are carried over from the sample too.
         cpu_hours: of the build's stages; `fit_cpu_hours` are added once.
         gpu_hours: hours that workers hold an accelerator, 0 without one.
         wall_hours: of the build with so many workers, `fit` left out.
@@ -51,6 +51,7 @@ class Estimate:
     rows: int
     records: int
     audio_hours: float
+    lengths_known: bool
     cpu_hours: float
     cpu_hours_by_stage: Mapping[str, float]
     relative_error: float | None
@@ -92,12 +93,15 @@ def estimate(
 
 def project(measured: Measured, plan: Plan, recipe: Recipe, workers: int) -> Estimate:
     """Carry what was measured over to the whole plan. A pure function."""
-    audio, splits = sum(plan.sizes), len(plan.sizes)
+    # Where lengths are unknown, the sample tells how far the plan's sizes are from the truth.
+    stretch = measured.audio_seconds / measured.planned_seconds if plan.unknown_seconds else 1.0
+    sizes = [size * stretch for size in plan.sizes]
+    audio, splits = sum(sizes), len(sizes)
     scale = audio / measured.audio_seconds if measured.audio_seconds else 0.0
     by_stage = {stage: seconds * scale / 3600 for stage, seconds in measured.stage_seconds.items()}
     pace = measured.wall_seconds / measured.audio_seconds if measured.audio_seconds else 0.0
     busy = min(workers, splits)
-    wall = deal([size * pace for size in plan.sizes], busy) + measured.overhead_seconds
+    wall = deal([size * pace for size in sizes], busy) + measured.overhead_seconds
     records = round(sum(plan.inputs) * measured.records / measured.rows)
     constant, each = measured.file_bytes
     beside = splits * (constant + TAR_END) + records * each
@@ -110,6 +114,7 @@ def project(measured: Measured, plan: Plan, recipe: Recipe, workers: int) -> Est
         rows=sum(plan.inputs),
         records=records,
         audio_hours=audio / 3600,
+        lengths_known=not plan.unknown_seconds,
         cpu_hours=sum(by_stage.values()) + busy * measured.overhead_seconds / 3600,
         cpu_hours_by_stage=by_stage,
         relative_error=measured.relative_error,
@@ -139,8 +144,8 @@ def deal(seconds: Sequence[float], workers: int) -> float:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="interloom-estimate-")
+    folder = OwnedFolder()  # if we are killed, the next run removes it
     try:
-        yield folder
+        yield str(folder.path)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.close()

@@ -17,7 +17,7 @@ from pipeline.doctor import examine
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.fit import fit
 from pipeline.job import Limits
-from pipeline.plan import Plan, load_rows, seconds_of, write_plan
+from pipeline.plan import UNKNOWN_SECONDS, Plan, lengths_of, load_rows, seconds_of, write_plan
 from pipeline.status_files import Timing, read_many
 from pipeline.storage import join
 from schemas.canonical import sha256_hex
@@ -40,6 +40,7 @@ class Measured:
 
     Attributes:
         rows, records, audio_seconds: of the sample; the audio as decoded.
+        planned_seconds: what the plan took the sample's rows for.
         stage_seconds: CPU seconds by stage.
         relative_error: half width of the 95 % interval of CPU per audio second over the sample's splits, as a share;
             None with fewer than two splits.
@@ -55,6 +56,7 @@ class Measured:
     rows: int
     records: int
     audio_seconds: float
+    planned_seconds: float
     stage_seconds: Mapping[str, float]
     relative_error: float | None
     wall_seconds: float
@@ -74,7 +76,7 @@ def sample(plan: Plan, seconds: float) -> list[Utterance]:
     looked = order[:LOOKED_AT]
     for split in sorted(looked):
         found = [row for row in load_rows(plan.rows_path, split, plan.base) if isinstance(row, Utterance)]
-        lengths = dict(zip((row.key for row in found), seconds_of(found, plan.max_seconds), strict=True))
+        lengths = dict(zip((row.key for row in found), weights(plan, found), strict=True))
         budget, some = seconds / len(looked), set[str]()
         for key in sorted(lengths, key=lambda key: sha256_hex(key.encode())):
             if budget <= 0:
@@ -85,14 +87,25 @@ def sample(plan: Plan, seconds: float) -> list[Utterance]:
     return chosen
 
 
+def weights(plan: Plan, rows: Sequence[Utterance]) -> list[float]:
+    """Return the audio seconds that a plan takes rows for."""
+    return seconds_of(rows, plan.max_seconds, plan.unknown_seconds or UNKNOWN_SECONDS)
+
+
 def measure(
     rows: Sequence[Utterance], plan: Plan, recipe: Recipe, folder: str, limits: Limits, progress: Progress
 ) -> Measured:
     """Fit and build the sample on this machine, a split at a time, and measure it. Audio is always stored."""
     if not rows:
         raise EstimateFailed("the plan has no usable row, so nothing can be measured")
+    if not plan.unknown_seconds and None in lengths_of(rows):
+        raise EstimateFailed(
+            f"{plan.root} was made by an earlier version, which took rows of unknown length for nothing, so nothing "
+            "can be carried over; plan into another --out"
+        )
+    planned = sum(weights(plan, rows))
     kept = recipe.model_copy(update={"store": recipe.store.model_copy(update={"audio": True})})
-    hours = sum(seconds_of(rows, plan.max_seconds)) / 3600 / SAMPLE_SPLITS
+    hours = planned / 3600 / SAMPLE_SPLITS
     small = write_plan(join(folder, "plan"), plan.base, rows, hours or "auto", plan.max_seconds)
     engine = EngineSettings(engine="local", workers=1)
     before = _cpu()
@@ -115,6 +128,7 @@ def measure(
         rows=len(rows),
         records=sum(record["records"] for record in records.values()),
         audio_seconds=sum(timing.audio_seconds for timing in timings),
+        planned_seconds=planned,
         stage_seconds=stages,
         relative_error=relative_error([(timing.audio_seconds, sum(timing.seconds.values())) for timing in timings]),
         wall_seconds=sum(timing.wall for timing in timings),

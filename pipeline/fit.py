@@ -109,7 +109,8 @@ def _train(
         return {}
     fit_root = join(root, "fit")
     hours = "auto" if recipe.fit.max_hours <= 16 * FIT_HOURS_PER_SPLIT else FIT_HOURS_PER_SPLIT
-    sample = write_plan(fit_root, plan.base, sample_rows(plan, recipe), hours, recipe.decode.max_seconds)
+    limits_of_rows = (recipe.decode.max_seconds, plan.unknown_seconds)
+    sample = write_plan(fit_root, plan.base, sample_rows(plan, recipe), hours, *limits_of_rows)
     job = Job(
         root=fit_root,
         rows_path=sample.rows_path,
@@ -193,7 +194,7 @@ def _candidates(plan: Plan, recipe: Recipe) -> Iterator[Row]:
 def sample_rows(plan: Plan, recipe: Recipe) -> list[Utterance]:
     """Choose rows by the hash of their key until `max_hours` is reached; return them in manifest order."""
     rows = [row for row in _candidates(plan, recipe) if isinstance(row, Utterance)]
-    seconds = seconds_of(rows, recipe.decode.max_seconds)
+    seconds = seconds_of(rows, recipe.decode.max_seconds, plan.unknown_seconds)
     order = sorted(range(len(rows)), key=lambda i: sha256_hex(f"{recipe.seed}:{rows[i].key}".encode()))
     chosen: list[int] = []
     total = 0.0

@@ -30,6 +30,9 @@ from stages.audio_files import header_seconds
 FORMAT = "interloom-plan/1"
 AUTO_SPLITS = 16
 AUTO_SECONDS = (30.0, 3600.0)
+UNKNOWN_SECONDS = 10.0
+"""What a row is taken for whose length neither the manifest nor a header on this machine states: the rows of URLs that
+come without a duration, above all. With nothing, all of them would make one split."""
 SPOOLED_ROWS = 20_000
 """Rows in hand at a time while a manifest is read."""
 
@@ -47,6 +50,7 @@ class Plan:
         sizes: planned audio seconds of each split.
         inputs: number of rows of each split.
         max_seconds: what a row was taken for at most when the splits were cut.
+        unknown_seconds: what each row was taken for whose length nobody states; 0 where there is none.
     """
 
     root: str
@@ -55,6 +59,7 @@ class Plan:
     sizes: tuple[float, ...]
     inputs: tuple[int, ...]
     max_seconds: float = math.inf
+    unknown_seconds: float = 0.0
 
     @property
     def rows_path(self) -> str:
@@ -65,32 +70,51 @@ class Plan:
         return sorted(splits, key=lambda split: (-self.sizes[split], split))
 
 
-def seconds_of(rows: Sequence[Row], max_seconds: float = math.inf, *, probe_threads: int = 8) -> list[float]:
-    """Return each row's audio seconds: the manifest's duration, else what the file's header says, else 0.
+def lengths_of(rows: Sequence[Row], *, probe_threads: int = 8) -> list[float | None]:
+    """Return each row's audio seconds: the manifest's duration, else what the file's header says, else None.
+
+    A local file that is not there has 0, and so has a rejected row. Nothing is asked of a server or a store.
 
     Args:
         rows: rows of a manifest.
-        max_seconds: a row that says more weighs this much: it will be rejected as `too_long`.
         probe_threads: headers that are read at once.
     """
-    unknown = {row.location for row in rows if isinstance(row, Utterance) and row.length is None}
+    unstated = {row.location for row in rows if isinstance(row, Utterance) and row.length is None}
     with ThreadPoolExecutor(probe_threads) as pool:
-        probed = dict(zip(unknown, pool.map(_probe_seconds, unknown), strict=True))
+        probed = dict(zip(unstated, pool.map(_probe_seconds, unstated), strict=True))
 
-    def one(row: Row) -> float:
+    def one(row: Row) -> float | None:
         if isinstance(row, Reject):
             return 0.0
         if row.length is not None:
-            return min(max_seconds, row.length / SAMPLE_RATE)
-        return min(max_seconds, max(0.0, probed[row.location] - row.offset / SAMPLE_RATE))
+            return row.length / SAMPLE_RATE
+        whole = probed[row.location]
+        return None if whole is None else max(0.0, whole - row.offset / SAMPLE_RATE)
 
     return [one(row) for row in rows]
 
 
-def _probe_seconds(location: str) -> float:
-    if "://" in location or not os.path.isfile(location):
-        return 0.0
-    return header_seconds(location)
+def seconds_of(
+    rows: Sequence[Row], max_seconds: float = math.inf, unknown_seconds: float = UNKNOWN_SECONDS
+) -> list[float]:
+    """Return what each row weighs, in audio seconds.
+
+    Args:
+        rows: rows of a manifest.
+        max_seconds: a row that says more weighs this much: it will be rejected as `too_long`.
+        unknown_seconds: weight of a row whose length nobody states.
+    """
+    return _weights(lengths_of(rows), max_seconds, unknown_seconds)
+
+
+def _weights(lengths: Sequence[float | None], max_seconds: float, unknown_seconds: float) -> list[float]:
+    return [min(max_seconds, unknown_seconds if length is None else length) for length in lengths]
+
+
+def _probe_seconds(location: str) -> float | None:
+    if "://" in location:
+        return None
+    return (header_seconds(location) or None) if os.path.isfile(location) else 0.0
 
 
 def target_seconds(total: float, hours_per_shard: float | str) -> float:
@@ -158,11 +182,17 @@ def _grouped(pairs: Iterable[tuple[str | None, float]]) -> Iterator[tuple[str, l
 
 
 def write_plan(
-    root: str, base: str, rows: Iterable[Row], hours_per_shard: float | str, max_seconds: float = math.inf
+    root: str,
+    base: str,
+    rows: Iterable[Row],
+    hours_per_shard: float | str,
+    max_seconds: float = math.inf,
+    unknown_seconds: float = UNKNOWN_SECONDS,
 ) -> Plan:
     """Cut the rows and write them, then `plan.json`.
 
-    One row weighs `max_seconds` at most, whatever the manifest or a header says of it.
+    One row weighs `max_seconds` at most, whatever the manifest or a header says of it, and `unknown_seconds` where
+    neither says anything.
 
     Rows are taken once and in order; memory holds some thousands of them at a time and one split. Temporary files take
     about as much room as the plan.
@@ -170,11 +200,13 @@ def write_plan(
     Raises:
         ManifestError: if there is no row, or the rows of a recording do not follow each other.
     """
-    folder = OwnedFolder()
+    folder, unknown = OwnedFolder(), 0.0
     try:
         with Spool(folder.path) as spool:
             for chunk in batched(rows, SPOOLED_ROWS):
-                spool.add([_to_row(row, 0) for row in chunk], seconds_of(chunk, max_seconds))
+                lengths = lengths_of(chunk)
+                unknown = unknown_seconds if None in lengths else unknown
+                spool.add([_to_row(row, 0) for row in chunk], _weights(lengths, max_seconds, unknown_seconds))
         if not spool.count:
             raise ManifestError("there is no row to plan")
         splits = assign(spool.recordings(), spool.total, hours_per_shard)
@@ -191,10 +223,12 @@ def write_plan(
         sizes=tuple(round(size, 3) for size in writer.sizes),
         inputs=tuple(writer.inputs),
         max_seconds=max_seconds,
+        unknown_seconds=unknown,
     )
     info = {"base": base, "fingerprint": plan.fingerprint, "format": FORMAT, "inputs": plan.inputs, "sizes": plan.sizes}
-    limit = {"max_seconds": max_seconds} if math.isfinite(max_seconds) else {}
-    publish_json(info | limit, join(root, "plan.json"))
+    limits = {"max_seconds": max_seconds} if math.isfinite(max_seconds) else {}
+    limits |= {"unknown_seconds": unknown} if unknown else {}
+    publish_json(info | limits, join(root, "plan.json"))
     return plan
 
 
@@ -210,6 +244,7 @@ def read_plan(root: str) -> Plan | None:
         sizes=tuple(info["sizes"]),
         inputs=tuple(info["inputs"]),
         max_seconds=float(info.get("max_seconds", math.inf)),
+        unknown_seconds=float(info.get("unknown_seconds", 0.0)),
     )
 
 

@@ -9,7 +9,7 @@ does nothing; without it, a rerun goes on with the splits that are missing.
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline import backends, chain
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import LedgerError, reconcile
 from pipeline.job import Job, Limits
-from pipeline.plan import Plan, all_rows, seconds_of, write_plan
+from pipeline.plan import Plan, Row, all_rows, seconds_of, write_plan
 from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_bytes, read_json
 from pipeline.transcripts import TranscriptSinkConfig, manifest_row
 from schemas.canonical import canonical_json
@@ -81,6 +81,8 @@ def transcribe(
     facts: dict[int, dict[str, Any]] = {}
     work = join(root, "transcribe")
     if silent:
+        assert recipe.transcribe is not None  # transcribe_steps has looked
+        allowed = min(plan.max_seconds, recipe.transcribe.max_seconds)
         part = write_plan(work, plan.base, silent, recipe.plan.hours_per_shard, plan.max_seconds)
         job = Job(
             root=work,
@@ -89,7 +91,7 @@ def transcribe(
             fingerprint=chain.job_fingerprint(part.fingerprint, steps, sink),
             steps=steps,
             sink=sink,
-            limits=_patient(limits, max(seconds_of(silent, plan.max_seconds))),
+            limits=_patient(limits, _longest(silent, allowed)),
         )
         facts = drive(job, part, settings, progress)
         reconcile(part, facts)
@@ -104,6 +106,11 @@ def transcribe(
 
 def has_text(row: Utterance) -> bool:
     return bool(row.text.strip())
+
+
+def _longest(rows: Sequence[Row], allowed: float) -> float:
+    """Return the seconds of the longest row: what is allowed where the length of one is unknown."""
+    return max(seconds_of(rows, allowed, allowed))
 
 
 def _patient(limits: Limits, longest: float) -> Limits:

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def plan_of(*hours: float, inputs: int = 300) -> Plan:
 
 def measured(**more) -> Measured:
     values = {
-        "rows": 100, "records": 90, "audio_seconds": 360.0, "stage_seconds": {"decode": 3.6, "align": 32.4},
+        "rows": 100, "records": 90, "audio_seconds": 360.0, "planned_seconds": 360.0,
+        "stage_seconds": {"decode": 3.6, "align": 32.4},
         "relative_error": 0.1, "wall_seconds": 72.0, "overhead_seconds": 36.0, "fit_seconds": 72.0,
         "audio_bytes": 7_200_000, "other_bytes": 360_000, "file_bytes": (10_000.0, 50.0), "files": 5, "on_gpu": False,
     }  # fmt: skip
@@ -54,6 +56,14 @@ def test_an_hour_is_ten_times_six_minutes():
     assert found.bytes == found.bytes_without_audio + 20 * 7_200_000
     assert (found.objects, found.gpu_hours) == (25, 0.0)
     assert found.requests == {"PUT": 12, "GET": 4, "HEAD": 24, "LIST": 12}
+
+
+def test_where_lengths_are_unknown_the_sample_says_what_they_are():
+    """Rows that were planned as 10 s and turn out to have 40 s cost four times as much."""
+    known, plan = measured(), replace(plan_of(1.0, 1.0), unknown_seconds=10.0)
+    found, want = project(measured(planned_seconds=90.0), plan, RECIPE, workers=2), plan_of(4.0, 4.0)
+    assert replace(found, lengths_known=True) == project(known, want, RECIPE, workers=2)
+    assert not found.lengths_known
 
 
 def test_audio_counts_only_where_it_is_stored_and_a_gpu_only_where_one_works():
@@ -141,6 +151,23 @@ def test_a_plan_without_a_usable_row_is_an_error_of_one_line(tmp_path):
         measure([], plan_of(1.0), RECIPE, str(tmp_path), Limits(), lambda *_: None)
 
 
+def unknown(count: int) -> list[Utterance]:
+    found = [row for row in rows_of("/b", count) if isinstance(row, Utterance)]
+    return [replace(row, audio=f"s3://b/{row.recording}.wav", location="s3://b/x.wav", length=None) for row in found]
+
+
+def test_a_sample_of_rows_of_unknown_length_is_a_sample(tmp_path):
+    plan = write_plan(str(tmp_path / "plan"), "/b", unknown(120), "auto")
+    assert 6 <= len(sample(plan, 60.0)) < 6 + len(plan.sizes)
+
+
+def test_a_plan_that_took_unknown_lengths_for_nothing_is_refused(tmp_path):
+    plan = write_plan(str(tmp_path / "plan"), "/b", unknown(3), "auto", unknown_seconds=0.0)
+    with pytest.raises(EstimateFailed, match="earlier version") as error:
+        measure(sample(plan, 60.0), plan, RECIPE, str(tmp_path), Limits(), lambda *_: None)
+    assert "\n" not in str(error.value)
+
+
 def test_the_table_names_every_stage():
     from rich.console import Console
 
@@ -150,6 +177,11 @@ def test_the_table_names_every_stage():
     text = capture.get()
     for part in ("decode", "align", "wall, 3 workers", "75.63 MB", "+-10%", "PUT"):
         assert part in text, part
+    assert "about 1.000 h" not in text
+    with console.capture() as capture:
+        console.print(table_of(project(measured(), replace(plan_of(1.0), unknown_seconds=10.0), RECIPE, workers=3)))
+    assert "about 1.000 h" in (told := capture.get())
+    assert "without `duration`" in told
 
 
 def test_options_of_the_estimate_need_it(tmp_path):

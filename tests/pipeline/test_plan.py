@@ -15,9 +15,11 @@ from pipeline.fit import sample_rows
 from pipeline.manifest import ManifestError, read_manifest
 from pipeline.plan import (
     AUTO_SPLITS,
+    UNKNOWN_SECONDS,
     Row,
     all_rows,
     cut,
+    lengths_of,
     load_rows,
     read_plan,
     seconds_of,
@@ -162,6 +164,51 @@ def test_a_plan_made_without_the_limit_is_still_the_same_plan(tmp_path: Path) ->
     assert "max_seconds" not in json.loads((tmp_path / "out" / "plan" / "plan.json").read_text())
     assert make_plan(path, recipe, str(tmp_path / "out")) == old
     assert plan_findings(str(tmp_path / "out"), old, None, Removed.of()) == []
+
+
+def urls(count: int) -> list[Row]:
+    """Rows of URLs without a duration, a recording each."""
+    return [
+        replace(utterance(i, f"r{i}"), length=None, audio=f"s3://b/{i}.wav", location=f"s3://b/{i}.wav")
+        for i in range(count)
+    ]
+
+
+def test_rows_whose_length_nobody_states_are_cut_by_their_number(tmp_path: Path) -> None:
+    plan = write_plan(str(tmp_path / "plan"), "/base", urls(1000), "auto", 120.0)
+    assert len(plan.sizes) == AUTO_SPLITS
+    assert max(plan.inputs) - min(plan.inputs) <= 1
+    assert plan.unknown_seconds == UNKNOWN_SECONDS
+    assert read_plan(str(tmp_path / "plan")) == plan
+    assert plan_findings(str(tmp_path), plan, None, Removed.of()) == []
+    assert seconds_of(urls(1), 4.0) == [4.0]
+
+
+def test_a_local_file_is_unknown_where_its_header_says_nothing_and_weighs_nothing_where_it_is_missing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.webm").write_bytes(b"no header")
+    there = replace(utterance(0, "r0"), length=None, location=str(tmp_path / "a.webm"))
+    gone = replace(there, location=str(tmp_path / "gone.wav"))
+    assert lengths_of([there, gone]) == [None, 0.0]
+
+
+def test_where_all_lengths_are_known_the_plan_says_nothing_of_unknown_ones(tmp_path: Path) -> None:
+    plan = write_plan(str(tmp_path / "plan"), "/base", rows_of([(2, 10.0)]), "auto", 120.0)
+    assert "unknown_seconds" not in json.loads((tmp_path / "plan" / "plan.json").read_text())
+    assert plan.unknown_seconds == 0.0
+
+
+def test_a_plan_made_when_unknown_lengths_weighed_nothing_is_still_the_same_plan(tmp_path: Path) -> None:
+    lines = [{"audio_filepath": f"s3://b/{i}.wav", "text": "a", "id": f"u{i}"} for i in range(100)]
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = located(read_manifest(str(path)), str(tmp_path))
+    old = write_plan(str(tmp_path / "out" / "plan"), str(tmp_path), rows, "auto", 120.0, unknown_seconds=0.0)
+    assert len(old.sizes) == 1
+    assert make_plan(str(path), load_recipe("embedded"), str(tmp_path / "out")) == old
+    assert len(make_plan(str(path), load_recipe("embedded"), str(tmp_path / "new")).sizes) == AUTO_SPLITS
+    assert len(sample_rows(old, load_recipe("embedded", ["fit.max_hours=0.01"]))) == 100
 
 
 def test_what_is_fitted_on_is_chosen_by_the_same_weights(tmp_path: Path) -> None:

@@ -316,6 +316,19 @@ def test_a_recording_that_claims_months_gets_no_more_time_than_the_longest_allow
     assert max(seen[0][1].sizes) <= 7200.0 + 10.0
 
 
+def test_a_recording_of_unknown_length_gets_as_much_time_as_the_longest_allowed(tmp_path, monkeypatch):
+    seen = []
+
+    def drive(job, plan, settings, progress):
+        seen.append(job)
+        raise RunFailed("enough")
+
+    monkeypatch.setattr(module, "drive", drive)
+    with pytest.raises(RunFailed):
+        run(tmp_path / "out", plan_of(tmp_path, [row("1a", 0, audio="s3://b/hours.mp3", length=None)]))
+    assert seen[0].limits.record_seconds == 30 * 7200.0
+
+
 # ---------------------------------------------------------------- rows
 
 names = st.text(st.characters(categories=["L", "M", "N", "P", "S"]), min_size=1, max_size=9)
