@@ -6,7 +6,7 @@ and what lies before the window is skipped or decoded and dropped.
 
 import io
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -87,8 +87,15 @@ def header_seconds(location: str) -> float:
         return 0.0
 
 
-def read_window(utterance: Utterance, max_seconds: float) -> Window:
+def read_window(
+    utterance: Utterance, max_seconds: float, open_source: Callable[[str], str | io.BytesIO] = open_source
+) -> Window:
     """Decode the utterance's part of its file.
+
+    Args:
+        utterance: says which file, and which part of it.
+        max_seconds: a longer part is refused.
+        open_source: gives a local path or a stream; see `stages.audio_sources.Sources`.
 
     Raises:
         AudioProblem: for anything wrong with the file.

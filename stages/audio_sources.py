@@ -49,19 +49,55 @@ def scheme_of(location: str) -> str:
     return found[1]
 
 
+class Sources:
+    """Opens the audio of one row after the other, and keeps the last object: rows of a recording follow each other.
+
+    So an object is fetched once for all rows that follow each other in one worker, and its bytes stay in memory until
+    another row is opened. Threads may share it: two of them may fetch the same object then, each gets a stream of its
+    own.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, bytes | AudioProblem] | None = None
+
+    def open(self, location: str) -> str | io.BytesIO:
+        """Return a local path that is a regular file, or the bytes behind a URL.
+
+        Raises:
+            AudioProblem: if it cannot be had.
+            OSError: EIO, if a store cannot be reached.
+        """
+        try:
+            scheme = scheme_of(location)
+        except ValueError as error:
+            raise AudioProblem(Reason.MISSING_AUDIO, str(error)) from None
+        if scheme:
+            return io.BytesIO(self._bytes(location, scheme))
+        self._kept = None
+        return _regular(location)
+
+    def _bytes(self, location: str, scheme: str) -> bytes:
+        kept = self._kept  # one look: another thread may replace it
+        if kept is None or kept[0] != location:
+            self._kept = None  # two objects are never held
+            kept = (location, _object(location, scheme))
+            self._kept = kept
+        if isinstance(kept[1], AudioProblem):
+            raise AudioProblem(kept[1].reason, kept[1].detail)
+        return kept[1]
+
+
 def open_source(location: str) -> str | io.BytesIO:
-    """Return a local path that is a regular file, or the bytes behind a URL.
+    """Return a local path or the bytes behind a URL as `Sources.open` does, and keep nothing."""
+    return Sources().open(location)
+
+
+def _regular(location: str) -> str:
+    """Return a local path that is a regular file.
 
     Raises:
-        AudioProblem: if it cannot be had.
-        OSError: EIO, if a store cannot be reached.
+        AudioProblem: if it is none.
     """
-    try:
-        scheme = scheme_of(location)
-    except ValueError as error:
-        raise AudioProblem(Reason.MISSING_AUDIO, str(error)) from None
-    if scheme:
-        return io.BytesIO(_object(location, scheme))
     try:
         found = os.stat(location)
     except (OSError, ValueError) as error:
@@ -77,7 +113,13 @@ def open_source(location: str) -> str | io.BytesIO:
     return location
 
 
-def _object(location: str, scheme: str) -> bytes:
+def _object(location: str, scheme: str) -> bytes | AudioProblem:
+    """Fetch an object; the problem of one that is too large is returned, since finding it out again costs as much.
+
+    Raises:
+        AudioProblem: if it cannot be had.
+        OSError: EIO, if a store cannot be reached.
+    """
     import fsspec
 
     try:
@@ -94,7 +136,7 @@ def _object(location: str, scheme: str) -> bytes:
     if not data:
         raise AudioProblem(Reason.UNREADABLE_AUDIO, "the file is empty")
     if len(data) > MAX_OBJECT:
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, f"larger than {MAX_OBJECT >> 30} GiB, which are held in memory")
+        return AudioProblem(Reason.UNREADABLE_AUDIO, f"larger than {MAX_OBJECT >> 30} GiB, which are held in memory")
     return data
 
 

@@ -6,13 +6,14 @@ of the utterance are decoded where the format can seek. Cost: about 0.003 CPU se
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from schemas.clock import SAMPLE_RATE
 from schemas.records import Clip, Utterance
 from schemas.rejects import Reason, Reject
 from stages.audio_files import Window, read_window
-from stages.audio_sources import AudioProblem
+from stages.audio_sources import AudioProblem, Sources
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ class DecodeConfig:
 
         av.logging.set_level(None)
         del numpy, soundfile, soxr  # loaded here so that the first record does not pay for it
-        return Decoder(self, read_window)
+        return Decoder(self, partial(read_window, open_source=Sources().open))
 
 
 class Decoder:

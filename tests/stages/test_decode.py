@@ -6,6 +6,7 @@ import os
 import struct
 import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import fsspec
 import numpy as np
 import pytest
 import soundfile
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -383,6 +385,64 @@ def test_an_object_too_large_is_not_held_in_memory(monkeypatch: pytest.MonkeyPat
     found = decode("memory://zoo/large.wav")
     assert isinstance(found, Reject)
     assert "larger than" in found.detail
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the objects of a store in memory, as they are fetched."""
+    names, opened = list[str](), MemoryFileSystem._open
+
+    def counted(self: MemoryFileSystem, path: str, *arguments: object, **named: object) -> object:
+        names.append(path.rsplit("/", 1)[-1])
+        return opened(self, path, *arguments, **named)
+
+    store = fsspec.filesystem("memory")
+    for name in ("hour-1.wav", "hour-2.wav"):
+        store.pipe_file(f"/hours/{name}", bytes(wav(tone(3.0, 16_000))))
+    monkeypatch.setattr(MemoryFileSystem, "_open", counted)
+    return names
+
+
+def cuts(name: str, count: int = 20) -> list[Utterance]:
+    part = {"offset": Samples(1600), "length": Samples(3200)}
+    return [utterance(f"memory://hours/{name}", **part, key=f"k{i}") for i in range(count)]
+
+
+def test_an_object_is_fetched_once_for_all_rows_that_follow_each_other(fetched: list[str], tmp_path: Path) -> None:
+    decoder = DecodeConfig().setup()
+    found = [decoder.process([row])[0] for row in cuts("hour-1.wav") + cuts("hour-2.wav") + cuts("hour-1.wav", 2)]
+    assert all(isinstance(one, Clip) for one in found)
+    assert fetched == ["hour-1.wav", "hour-2.wav", "hour-1.wav"]
+    soundfile.write(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
+    assert isinstance(decoder.process([utterance(tmp_path / "a.wav")])[0], Clip)
+    decoder.process(cuts("hour-1.wav", 1))
+    assert fetched[3:] == ["hour-1.wav"]  # a local file lets go of the object
+
+
+def test_an_object_too_large_is_fetched_once(fetched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio_sources, "MAX_OBJECT", 1000)
+    found = DecodeConfig().setup().process(cuts("hour-1.wav"))
+    assert {(one.reason, one.detail) for one in found if isinstance(one, Reject)} == {
+        (Reason.UNREADABLE_AUDIO, "hour-1.wav: larger than 0 GiB, which are held in memory")
+    }
+    assert fetched == ["hour-1.wav"]
+
+
+def test_threads_that_share_a_decoder_have_streams_of_their_own(fetched: list[str]) -> None:
+    decoder, rows = DecodeConfig().setup(), cuts("hour-1.wav", 30) + cuts("hour-2.wav", 30)
+    alone = [one.pcm.tobytes() for one in decoder.process(rows) if isinstance(one, Clip)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda _: decoder.process(rows), range(4)))
+    assert [[one.pcm.tobytes() for one in found if isinstance(one, Clip)] for found in together] == [alone] * 4
+
+
+def test_two_objects_are_never_held(fetched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, held = audio_sources.Sources(), []
+    fetch = audio_sources._object
+    monkeypatch.setattr(audio_sources, "_object", lambda *a: (held.append(sources._kept), fetch(*a))[1])
+    sources.open("memory://hours/hour-1.wav")
+    sources.open("memory://hours/hour-2.wav")
+    assert held == [None, None]
 
 
 def test_a_store_that_is_away_stops_the_split_and_a_server_costs_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
