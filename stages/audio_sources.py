@@ -79,7 +79,7 @@ class Sources:
     def _bytes(self, location: str, scheme: str) -> bytes:
         kept = self._kept  # one look: another thread may replace it
         if kept is None or kept[0] != location:
-            self._kept = None  # two objects are never held
+            self._kept = kept = None  # two objects are never held
             kept = (location, _object(location, scheme))
             self._kept = kept
         if isinstance(kept[1], AudioProblem):

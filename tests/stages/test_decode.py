@@ -436,13 +436,26 @@ def test_threads_that_share_a_decoder_have_streams_of_their_own(fetched: list[st
     assert [[one.pcm.tobytes() for one in found if isinstance(one, Clip)] for found in together] == [alone] * 4
 
 
-def test_two_objects_are_never_held(fetched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    sources, held = audio_sources.Sources(), []
-    fetch = audio_sources._object
-    monkeypatch.setattr(audio_sources, "_object", lambda *a: (held.append(sources._kept), fetch(*a))[1])
-    sources.open("memory://hours/hour-1.wav")
-    sources.open("memory://hours/hour-2.wav")
-    assert held == [None, None]
+def test_two_objects_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = []
+
+    class Object(bytes):
+        def __del__(self) -> None:
+            alive.remove(self[:1])
+
+    def fetch(location: str, scheme: str) -> bytes:
+        assert alive == []
+        alive.append(location[-1:].encode())
+        return Object(location[-1:].encode() * 9)
+
+    monkeypatch.setattr(audio_sources, "_object", fetch)
+    sources = audio_sources.Sources()
+    for name in "aabba":
+        opened = sources.open(f"memory://hours/{name}")
+        assert isinstance(opened, io.BytesIO)
+        assert opened.read() == name.encode() * 9
+        del opened
+    assert alive == [b"a"]
 
 
 def test_a_store_that_is_away_stops_the_split_and_a_server_costs_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
