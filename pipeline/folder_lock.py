@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.beside import remove_abandoned_files
 from pipeline.storage import is_remote
 
 
@@ -15,6 +16,8 @@ class FolderInUse(RuntimeError):
 @contextmanager
 def locked(root: str) -> Iterator[None]:
     """Hold the folder's lock; the kernel releases it when we end, however we end. An object store has no locks.
+
+    Temporary files that the dead left beside final names are removed first.
 
     Raises:
         FolderInUse: if another process works in the folder.
@@ -29,4 +32,5 @@ def locked(root: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderInUse(f"{root} is in use by another run; wait for it to end") from None
+        remove_abandoned_files(root)
         yield

@@ -6,8 +6,8 @@ hundred kilobytes however many splits there are.
 """
 
 import hashlib
+import os
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, islice
 from pathlib import Path
@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.beside import beside
 from pipeline.storage import is_remote, join, make_dirs, publish_file
 from schemas.tables import ROWS
 
@@ -159,11 +160,6 @@ class RowsWriter:
         if is_remote(final):
             publish_file(self._local, final)
             return
-        beside = Path(f"{final}.tmp-{uuid.uuid4().hex}")
-        make_dirs(str(beside.parent))
-        try:
-            shutil.copyfile(self._local, beside)
-            publish_file(beside, final)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        make_dirs(os.path.dirname(final))
+        with open(self._local, "rb") as source, beside(final) as file:
+            shutil.copyfileobj(source, file)

@@ -9,12 +9,12 @@ Calls of a store are tried again while its errors may pass (`pipeline/stores.py`
 
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from pipeline.beside import beside, sync_folder
 from pipeline.stores import Store
 from schemas.canonical import canonical_json
 
@@ -43,7 +43,7 @@ def publish_file(local: Path, final: str) -> None:
     with open(local, "rb") as file:
         os.fsync(file.fileno())
     os.replace(local, final)
-    _fsync_dir(os.path.dirname(final))
+    sync_folder(os.path.dirname(final))
 
 
 def publish_bytes(data: bytes, final: str) -> None:
@@ -52,17 +52,8 @@ def publish_bytes(data: bytes, final: str) -> None:
         Store(final).put(data)
         return
     make_dirs(os.path.dirname(final))
-    temporary = f"{final}.tmp-{uuid.uuid4().hex}"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, final)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _fsync_dir(os.path.dirname(final))
+    with beside(final) as file:
+        file.write(data)
 
 
 def publish_json(value: Any, final: str) -> None:
@@ -148,11 +139,3 @@ def list_states(folder: str) -> dict[str, str]:
             return {entry.name: str(entry.stat().st_mtime_ns) for entry in entries if entry.is_file()}
     except FileNotFoundError:
         return {}
-
-
-def _fsync_dir(path: str) -> None:
-    descriptor = os.open(path or ".", os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
