@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from jobs.terminal import one_safe_line, safe
-from pipeline.drive import EngineSettings, RunFailed
+from pipeline.drive import EngineSettings, RunFailed, require_patience
 from pipeline.engines import ENGINES
 from pipeline.folder_lock import FolderInUse
 from pipeline.log import VARIABLE
@@ -132,7 +132,7 @@ engine_options = options(
         type=click.FloatRange(1.0),
         default=1800.0,
         show_default=True,
-        help="Restart an engine that stands still.",
+        help="Restart an engine that stands still. With an object store 180 at least.",
     ),
     click.option(
         "--record-seconds",
@@ -207,6 +207,7 @@ def run_settings(
         options=tuple(engine_args),
         stall_seconds=stall_seconds,
     )
+    require_patience(rooted(out), stall_seconds)
     require_device(device, engine)
     limits = Limits(
         record_seconds=record_seconds,

@@ -9,22 +9,25 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 from pipeline.commit import keep_valid, valid_commit, valid_commits
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
-from pipeline.executor.signs import beats
+from pipeline.executor.signs import REMOTE_SECONDS, beats
 from pipeline.folder_lock import locked
 from pipeline.folders import OwnedFolder, remove_abandoned
 from pipeline.job import Job
-from pipeline.log import Log
+from pipeline.log import Log, without_secrets
 from pipeline.plan import Plan
 from pipeline.process import kill_marked, spawn
 from pipeline.status_files import commit_times
@@ -33,8 +36,13 @@ from pipeline.storage import is_remote, join, list_names, read_json, remove
 MAX_ENGINE_STARTS = 3
 MARK = "INTERLOOM_RUN"
 POLL_SECONDS = 0.2
+SIGNS_AWAITED = 3
+"""Signs of life that may fail to come, each, before an engine passes for dead."""
 LOOK_SHARE = 10.0
 """The driver waits so many times as long as its last look took: listing 100,000 splits takes a while."""
+
+READ_BYTES, TOLD_LINES, TOLD_CHARS = 2**16, 12, 2000
+"""Most of an engine's log that is read, and shown, where it is not kept."""
 
 Progress = Callable[[int, int, float, float], None]
 """Called with splits done, splits planned, audio seconds done, audio seconds planned."""
@@ -72,7 +80,9 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
         RunFailed: if splits are missing after `MAX_ENGINE_STARTS` starts of the engine that brought nothing.
         CommitConflict: if the folder holds records of another plan.
         FolderInUse: if another run works in it.
+        ValueError: see `require_patience`.
     """
+    require_patience(job.root, settings.stall_seconds)
     splits, log = range(len(plan.sizes)), Log(role="driver", root=job.root)
     with locked(job.root), _engine_home(job.root) as home:
         _remove_leftovers(job.root)
@@ -100,6 +110,20 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
             log.tell("run_failed", level="error", missing=len(missing), error=told)
             raise RunFailed(told)
         return done
+
+
+def require_patience(root: str, stall_seconds: float) -> None:
+    """Refuse a watchdog that would kill sound engines.
+
+    Raises:
+        ValueError: if workers give their signs of life, on a store, too seldom for it.
+    """
+    least = SIGNS_AWAITED * REMOTE_SECONDS
+    if is_remote(root) and not stall_seconds >= least:
+        raise ValueError(
+            f"--stall-seconds {stall_seconds:g}: at least {least:g} with an object store, where a worker gives a sign "
+            f"of life every {REMOTE_SECONDS:g} s"
+        )
 
 
 def _committed(job: Job, splits: range) -> dict[int, dict[str, Any]]:
@@ -145,26 +169,44 @@ def _engine_home(root: str) -> Iterator[_Home]:
 def _run_engine(request: EngineRequest, home: _Home, plan: Plan, settings: EngineSettings, progress: Progress) -> str:
     """Run the engine process to its end or to a stall; return what went wrong, "" if nothing did."""
     job = request.job
-    log_path = _log_path(job.root)
+    log_path = _log_path(job.root, home)
     with open(log_path, "ab") as log:
         env = {MARK: home.mark, "TMPDIR": home.folder}
         process, connection = spawn("pipeline.engines.serve", log=log, session=True, env=env)
     try:
-        connection.send(request)
-        watch = _Watch(job.root, settings.stall_seconds)
+        watch, handed = _Watch(job.root, settings.stall_seconds), _Handover(connection, request)
         while process.poll() is None:
             time.sleep(POLL_SECONDS)
             if watch.commits_changed():
                 _show(progress, plan, watch.committed)
             if watch.stalled():
-                return f"no progress for {settings.stall_seconds:g} s, engine killed"
-        return "" if process.returncode == 0 else f"engine ended with status {process.returncode}; see {log_path}"
-    except BrokenPipeError:
-        return f"engine ended at its start; see {log_path}"
+                return f"no progress for {settings.stall_seconds:g} s, engine killed{_told(log_path, job.root)}"
+        if process.returncode == 0:
+            return ""
+        ended = f"with status {process.returncode}" if handed.done else "at its start"
+        return f"engine ended {ended}{_told(log_path, job.root)}"
     finally:
         _kill_group(process)
         kill_marked(MARK, home.mark)
         connection.close()
+
+
+class _Handover:
+    """Hands a request over in a thread: an engine that stands still takes no more than fills the pipe.
+
+    Attributes:
+        done: the engine took it.
+    """
+
+    def __init__(self, connection: Connection, request: EngineRequest) -> None:
+        self._connection, self._request = connection, bytes(ForkingPickler.dumps(request))
+        self.done = False
+        threading.Thread(target=self._send, name="handover", daemon=True).start()
+
+    def _send(self) -> None:
+        with suppress(OSError):  # the engine is gone
+            self._connection.send_bytes(self._request)
+            self.done = True
 
 
 class _Watch:
@@ -221,12 +263,26 @@ def _explain(root: str, missing: list[int], problem: str) -> str:
     )
 
 
-def _log_path(root: str) -> str:
+def _log_path(root: str, home: _Home) -> str:
+    """Return where the engine's output goes: into the dataset's folder, or beside us, for as long as we live."""
     if is_remote(root):
-        return os.devnull
+        return f"{home.folder}/engine.log"
     folder = Path(root) / "work" / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / "engine.log")
+
+
+def _told(log_path: str, root: str) -> str:
+    """Return where the engine's log is, or its last lines where it is about to go."""
+    if not is_remote(root):
+        return f"; see {log_path}"
+    with open(log_path, "rb") as file:
+        begun = file.seek(max(0, os.path.getsize(log_path) - READ_BYTES))
+        text = file.read().decode("utf-8", "replace")
+    whole = text if begun == 0 else text.partition("\n")[2]  # half a line may be half a credential
+    lines = [line for line in without_secrets(whole).splitlines() if line.strip()]
+    said = " | ".join(lines[-TOLD_LINES:])[-TOLD_CHARS:]
+    return f"; its last lines: {said}" if said else "; it said nothing"
 
 
 def _remove_leftovers(root: str) -> None:

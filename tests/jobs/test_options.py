@@ -83,3 +83,16 @@ def test_workers_of_ray_log_in_the_same_form(address: str, monkeypatch: pytest.M
     assert init_arguments(options, 1, "")["runtime_env"]["env_vars"][VARIABLE] == "json"
     monkeypatch.delenv(VARIABLE)
     assert VARIABLE not in init_arguments(options, 1, "")["runtime_env"]["env_vars"]
+
+
+def test_a_watchdog_too_quick_for_a_store_is_refused_before_anything_is_done(asked: list[RunSettings]) -> None:
+    found = CliRunner().invoke(main, ["demo", "--out", "s3://bucket/out", "--stall-seconds", "179"])
+    assert found.exit_code == 2
+    assert found.stderr.splitlines() == [
+        "interloom: --stall-seconds 179: at least 180 with an object store, "
+        "where a worker gives a sign of life every 60 s"
+    ]
+    assert asked == []
+    assert CliRunner().invoke(main, ["demo", "--out", "s3://bucket/out", "--stall-seconds", "180"]).exit_code == 0
+    assert demo("--stall-seconds", "1").exit_code == 0
+    assert "With an object store 180" in " ".join(CliRunner().invoke(main, ["build", "--help"]).output.split())

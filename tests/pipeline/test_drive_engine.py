@@ -1,0 +1,93 @@
+"""The driver and an engine that misbehaves as a process: it stands still, ends at once, or says why on a far store."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pipeline import drive as module
+from pipeline.drive import EngineSettings, RunFailed, _Home, _run_engine, drive
+from pipeline.engines import EngineRequest
+from pipeline.executor.signs import REMOTE_SECONDS
+from pipeline.process import spawn
+from tests.poison import PoisonConfig, job_for
+
+STILL = "import time\ndef main(pipe, parent):\n    time.sleep(600)\n"
+ENDS = "def main(pipe, parent):\n    raise SystemExit(3)\n"
+TELLS = """
+import sys
+from multiprocessing.connection import Connection
+def main(pipe, parent):
+    Connection(pipe).recv()
+    print("https://user:" + "hunter2@" * 10_000)
+    print("x" * 5000)
+    print("cannot read https://user:hunter2@host/out?token=abc", file=sys.stderr)
+    raise SystemExit(3)
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Put a module of this source in the engine's place."""
+
+    def becomes(source: str) -> None:
+        (tmp_path / "modules").mkdir()
+        (tmp_path / "modules" / "engine_of_test.py").write_text(source)
+        monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+        monkeypatch.setattr(module, "spawn", lambda _, **options: spawn("engine_of_test", **options))
+
+    yield becomes
+    MemoryFileSystem.store.clear()
+
+
+def run(root: str, folder: Path, splits: int, stall_seconds: float) -> str:
+    """Run an engine over so many splits; return what went wrong."""
+    job, plan = job_for(folder / "out", PoisonConfig())
+    request = EngineRequest(engine="local", job=replace(job, root=root), splits=tuple(range(splits)), workers=1)
+    (folder / "home").mkdir()
+    home = _Home(mark=f"test-{folder}", folder=str(folder / "home"))
+    return _run_engine(request, home, plan, EngineSettings(stall_seconds=stall_seconds), lambda *_: None)
+
+
+@pytest.mark.timeout(60)
+def test_an_engine_that_takes_no_request_is_killed_however_long_the_request_is(engine: Any, tmp_path: Path) -> None:
+    engine(STILL)
+    begun = time.monotonic()
+    assert run(str(tmp_path / "out"), tmp_path, 100_000, 1.5).startswith("no progress for 1.5 s, engine killed; see ")
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.timeout(60)
+def test_an_engine_that_ends_before_it_took_its_request_is_told_apart(engine: Any, tmp_path: Path) -> None:
+    engine(ENDS)
+    log = tmp_path / "out" / "work" / "logs" / "engine.log"
+    assert run(str(tmp_path / "out"), tmp_path, 100_000, 60.0) == f"engine ended at its start; see {log}"
+
+
+def test_with_a_store_the_last_lines_of_the_engine_are_told(engine: Any, tmp_path: Path) -> None:
+    engine(TELLS)
+    problem = run("memory://out", tmp_path, 3, 600.0)
+    assert problem.startswith("engine ended with status 3; its last lines: xxx")
+    assert problem.endswith("xxx | cannot read https://host/out?token=...")
+    assert len(problem) < 2200
+    (tmp_path / "engine.log").write_text("https://user:" + "hunter2@" * 10_000 + "\nthe end")
+    assert module._told(str(tmp_path / "engine.log"), "memory://out") == "; its last lines: the end"
+
+
+def test_with_a_store_a_run_that_failed_says_why(engine: Any, tmp_path: Path) -> None:
+    engine(TELLS)
+    job, plan = job_for(tmp_path, PoisonConfig())
+    with pytest.raises(RunFailed, match=r"6 splits .* cannot read https://host/out\?token=\.\.\.\. Run the same"):
+        drive(replace(job, root="memory://out"), plan, EngineSettings(workers=1), lambda *_: None)
+
+
+@pytest.mark.parametrize("seconds", [3 * REMOTE_SECONDS - 1, float("nan")])
+def test_a_watchdog_that_sees_no_sign_of_life_in_time_is_refused(tmp_path: Path, seconds: float) -> None:
+    job, plan = job_for(tmp_path, PoisonConfig())
+    settings = EngineSettings(workers=1, stall_seconds=seconds)
+    with pytest.raises(ValueError, match="at least 180 with an object store"):
+        drive(replace(job, root="memory://out"), plan, settings, lambda *_: None)
