@@ -1,12 +1,16 @@
 """Logs: one line for each event, parseable, with split and stage, without credentials."""
 
+import ast
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.engines.worker import COUNTED
 from pipeline.log import VARIABLE, Log, without_secrets
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -83,3 +87,31 @@ def test_credentials_are_left_out(monkeypatch, text, clean):
     assert without_secrets(text) == clean
     assert json.loads(told(monkeypatch, "json", error=text))["error"] == clean
     assert json.loads(told(monkeypatch, "json", root=text))["dataset"] == clean
+
+
+def events_in_the_code():
+    """Event to (level, fields) of every call of `Log.tell`."""
+    found = {}
+    for package in ("pipeline", "jobs", "stages"):
+        for path in Path(package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "tell" and node.args:
+                    assert isinstance(node.args[0], ast.Constant), f"{path}: an event is a word of its own"
+                    given = {word.arg: word.value for word in node.keywords}
+                    level = given["level"].value if "level" in given else "info"
+                    fields = given.keys() - {"level", "split", "stage", None} | (
+                        set(COUNTED) if None in given else set()
+                    )
+                    found.setdefault(node.args[0].value, []).append((level, fields))
+    return found
+
+
+def test_the_documentation_lists_the_events_and_their_fields():
+    text = Path("docs/operations.md").read_text().partition("| event |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines()[2:]]
+    told = {
+        row[0].strip("` "): (row[2], set(re.findall("`([^`]+)`", row[-1])) if len(row) == 4 else set()) for row in rows
+    }
+    code = events_in_the_code()
+    assert len(code) >= 10
+    assert {event: [what] for event, what in told.items()} == code
