@@ -8,10 +8,10 @@ from typing import Any
 
 from pipeline.build import PlanError, planned, planned_recipe
 from pipeline.finish import CODE_VERSION
-from pipeline.log import without_secrets
 from pipeline.recipes import RecipeError
 from pipeline.status import Status
 from pipeline.storage import join, list_names, read_json
+from schemas.urls import without_secrets
 
 PACKAGES = ("numpy", "pyarrow", "torch", "apache-beam", "ray", "s3fs")
 SLOWEST = 5

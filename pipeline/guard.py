@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from schemas.rejects import Reason, Reject, one_line
+from schemas.urls import public_url
 from stages.base import Stage
 
 SYSTEM_ERRORS = (ImportError, SyntaxError, NameError, MemoryError)
@@ -76,9 +77,9 @@ def _is_of_device(error: BaseException | None) -> bool:
 
 
 def key_and_id(item: Any) -> tuple[str, str, str]:
-    """Return key, id and audio name of any record that flows between stages."""
+    """Return key, id and the name of the audio, without credentials, of any record that flows between stages."""
     if hasattr(item, "utterance"):
         item = item.utterance
     elif hasattr(item, "clip"):
         item = item.clip.utterance
-    return item.key, getattr(item, "id", item.key), getattr(item, "audio", item.key)
+    return item.key, getattr(item, "id", item.key), public_url(getattr(item, "audio", item.key))

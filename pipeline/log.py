@@ -7,27 +7,18 @@ and workers inherit the variable. Logs hold no transcripts; credentials inside a
 
 import json
 import os
-import re
 import socket
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
+from schemas.urls import without_secrets
+
 VARIABLE = "INTERLOOM_LOG"
 FORMS = ("json", "text")
 Level = Literal["info", "warning", "error"]
 Role = Literal["driver", "engine", "worker"]
-
-_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-_IN_QUERY = re.compile(
-    r"(?i)((?:[\w-]*(?:token|secret|passw(?:or)?d|signature|credential)|[\w-]+[_-]key(?:_?id)?)=)[^&\s]+"
-)
-
-
-def without_secrets(text: str) -> str:
-    """Return a text without credentials: `user:password@` in a URL, and values of `token=` and the like."""
-    return _IN_QUERY.sub(r"\1...", _IN_URL.sub("", text))
 
 
 def form() -> str:

@@ -15,6 +15,7 @@ from schemas.canonical import sha256_hex
 from schemas.clock import samples_from_seconds
 from schemas.records import Utterance
 from schemas.rejects import Reason, Reject
+from schemas.urls import public_url
 from stages.audio_sources import scheme_of
 
 __all__ = ["SAFE_ID", "ManifestError", "locate", "manifest_base", "read_manifest", "record_key", "reject_key"]
@@ -83,11 +84,12 @@ class _Recordings:
         if row.recording:
             self._audio = ""
             return row
-        if row.audio != self._audio:
+        audio = public_url(row.audio)
+        if audio != self._audio:
             # A file that comes again later is another recording: its utterances are not known to follow those before.
-            self._audio = self._name = row.audio
+            self._audio = self._name = audio
             if not self._names.add(self._name):
-                self._name = f"{row.audio}#{row.index}"
+                self._name = f"{audio}#{row.index}"
                 while not self._names.add(self._name):  # a file may be called so too
                     self._name += "#"
         return replace(row, recording=self._name)
@@ -151,7 +153,7 @@ def _utterance(fields: dict[str, Any], index: int, base: str) -> Utterance:
         raise BadRow("'channel' must be a small whole number, counted from 0")
     start = samples_from_seconds(offset or 0.0)
     place = f"@{start}" if start else ""
-    row_id = _text(fields, "id") or audio + place + ("" if channel is None else f"#{channel}")
+    row_id = _text(fields, "id") or public_url(audio) + place + ("" if channel is None else f"#{channel}")
     return Utterance(
         key=record_key(row_id),
         id=row_id,

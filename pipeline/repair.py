@@ -30,6 +30,7 @@ from pipeline.verify_plan import PLAN, RECIPE, ROWS_FILE, read_recipe, sound_pla
 from schemas.recipe import Recipe
 from schemas.records import Utterance
 from schemas.rejects import Reason
+from schemas.urls import public_url
 
 ASIDE = "work/damaged"
 LISTING = "artifacts/artifacts.json"
@@ -187,7 +188,7 @@ def _require_sources(root: str, plan: Plan, splits: Sequence[int]) -> None:
         if gone:
             raise RepairFailed(
                 f"split {split} of {root} cannot be built again: {len(gone)} of its audio files are gone, the first is "
-                f"{gone[0]}; restore them, or copy the split's files from elsewhere"
+                f"{public_url(gone[0])}; restore them, or copy the split's files from elsewhere"
             )
 
 

@@ -12,6 +12,7 @@ from schemas.clock import SAMPLE_RATE, Samples, seconds_from_samples
 from schemas.records import Utterance
 from schemas.rejects import Reject
 from schemas.transcripts import Segment, Transcribed
+from schemas.urls import public_url
 from stages.transcribe_whisperx import language_code
 
 KINDS = ("rows", "rejects", "dropped")
@@ -106,4 +107,5 @@ def _dropped_rows(found: Transcribed) -> Iterator[dict[str, Any]]:
             "offset": seconds_from_samples(found.utterance.offset + start),
             "duration": seconds_from_samples(end - start),
         }
-        yield {"id": found.utterance.id, "audio_filepath": found.utterance.audio, "reason": reason.value, **window}
+        audio = public_url(found.utterance.audio)
+        yield {"id": found.utterance.id, "audio_filepath": audio, "reason": reason.value, **window}

@@ -19,7 +19,7 @@ class Utterance:
     Attributes:
         key: record key: letters, digits, `-` and `_` only, unique in a dataset, a pure function of `id`.
         id: the id that the manifest gives, unchanged.
-        audio: the audio file as the manifest names it; this string goes into the record.
+        audio: the audio file as the manifest names it; without the credentials of a URL it goes into the record.
         location: where it really lies: an absolute path or a URL that fsspec opens.
         text: the transcript as given.
         recording: name of the recording; its utterances follow each other in order.

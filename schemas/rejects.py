@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Self
 
 from schemas.records import Utterance
+from schemas.urls import public_url
 
 MOST_SHOWN = 200
 
@@ -77,8 +78,8 @@ class Reject:
 
     @classmethod
     def of(cls, utterance: Utterance, stage: str, reason: Reason, detail: str) -> Self:
-        """Reject an utterance; the detail is prefixed with the name of its file."""
-        name = one_line(utterance.audio)
+        """Reject an utterance; the detail is prefixed with the name of its file, without credentials."""
+        name = one_line(public_url(utterance.audio))
         return cls(key=utterance.key, id=utterance.id, stage=stage, reason=reason, detail=f"{name}: {detail}")
 
     def to_json(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ import orjson
 from schemas.canonical import canonical_json
 from schemas.clock import Samples
 from schemas.records import Encoded, Word
+from schemas.urls import public_url
 from schemas.words import Words
 
 STREAMS = ("hubert", "pitch", "style")
@@ -53,7 +54,7 @@ class UnitRecord:
     def from_encoded(cls, encoded: Encoded, *, flac: bytes | None, store_f0: bool) -> Self:
         utterance, aligned = encoded.clip.utterance, encoded.checked.aligned
         meta = {
-            "audio": utterance.audio,
+            "audio": public_url(utterance.audio),
             "f0_hop": None if encoded.f0 is None else encoded.f0.hop,
             "fallback": aligned.fallback,
             "id": utterance.id,

@@ -12,6 +12,7 @@ import stat
 import sys
 
 from schemas.rejects import Reason
+from schemas.urls import public_url
 
 STORES = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "hdfs", "memory", "oss", "s3", "s3a", "webhdfs"})
 WEB = frozenset({"http", "https"})
@@ -132,7 +133,8 @@ def _object(location: str, scheme: str) -> bytes | AudioProblem:
     except _outages() as error:
         if scheme in WEB or getattr(error, "errno", None) == errno.EINVAL:
             raise AudioProblem(Reason.MISSING_AUDIO, "the server does not give it, or it cannot be named so") from None
-        raise OSError(errno.EIO, f"the object store cannot be reached: {type(error).__name__}", location) from error
+        told = f"the object store cannot be reached: {type(error).__name__}"
+        raise OSError(errno.EIO, told, public_url(location)) from error
     if not data:
         raise AudioProblem(Reason.UNREADABLE_AUDIO, "the file is empty")
     if len(data) > MAX_OBJECT:

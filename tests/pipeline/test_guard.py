@@ -31,6 +31,13 @@ def test_a_hostile_name_keeps_to_one_line() -> None:
     assert len(found.detail) < 250
 
 
+def test_the_credentials_of_a_url_are_not_shown() -> None:
+    row = replace(ROWS[0], audio="https://user:hunter2@h/a.wav?X-Amz-Signature=abc")
+    (found,) = run_stage(PoisonConfig(raises=("u000",)).setup(), "poison", [row], lambda _: None)
+    assert isinstance(found, Reject)
+    assert found.detail == "https://h/a.wav?X-Amz-Signature=...: ZeroDivisionError in stage poison"
+
+
 def test_an_outcome_too_few_is_our_bug() -> None:
     class Forgetful:
         def process(self, batch: Any) -> list[Any]:

@@ -386,6 +386,15 @@ def test_the_language_is_written_into_the_row(given_language, heard, want):
     assert segment_rows(found)[0]["language"] == want
 
 
+def test_what_was_dropped_names_no_credentials(tmp_path):
+    (outcome,) = Echo(EchoConfig()).process([row("2", 0, audio="https://u:hunter2@h/a.wav?sig=abc")])
+    TranscriptSink().write(0, iter([outcome]), tmp_path)
+    (dropped,) = read(tmp_path / "dropped-000000.jsonl")
+    assert dropped["audio_filepath"] == "https://h/a.wav?sig=..."
+    kept = {row["audio_filepath"] for row in read(tmp_path / "rows-000000.jsonl")}
+    assert kept == {"https://u:hunter2@h/a.wav?sig=abc"}  # the build reads these
+
+
 def test_the_sinks_facts_add_up(tmp_path):
     outcomes = Echo(EchoConfig()).process(
         [item for item in rows() if isinstance(item, Utterance) and not item.text.strip()]

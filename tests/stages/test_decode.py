@@ -464,8 +464,9 @@ def test_a_store_that_is_away_stops_the_split_and_a_server_costs_the_record(monk
 
     monkeypatch.setattr(fsspec, "open", away)
     with pytest.raises(OSError, match="cannot be reached") as caught:
-        decode("s3://bucket/a.wav")
+        decode("s3://key:secret@bucket/a.wav")
     assert caught.value.errno == errno.EIO
+    assert caught.value.filename == "s3://bucket/a.wav"
     assert reason("https://example.org/a.wav") is Reason.MISSING_AUDIO
 
 
