@@ -27,11 +27,12 @@ from pipeline.executor.signs import REMOTE_SECONDS, beats
 from pipeline.folder_lock import locked
 from pipeline.folders import OwnedFolder, remove_abandoned
 from pipeline.job import Job
-from pipeline.log import Log, without_secrets
+from pipeline.log import Log
 from pipeline.plan import Plan
 from pipeline.process import kill_marked, spawn
 from pipeline.status_files import commit_times
 from pipeline.storage import is_remote, join, list_names, read_json, remove
+from schemas.urls import without_secrets
 
 MAX_ENGINE_STARTS = 3
 MARK = "INTERLOOM_RUN"

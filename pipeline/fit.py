@@ -6,7 +6,6 @@ record: with it present, a rerun does nothing but hash the models again.
 """
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -19,7 +18,7 @@ from pipeline.inside import is_inside
 from pipeline.job import Job, Limits
 from pipeline.models import Artifacts, pin, referenced
 from pipeline.plan import Plan, Row, all_rows, load_rows, seconds_of, write_plan
-from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_json
+from pipeline.storage import join, publish_bytes, publish_json, read_json, remove_folder
 from pipeline.train_codebooks import train
 from schemas.canonical import canonical_json, sha256_hex
 from schemas.recipe import Recipe
@@ -128,8 +127,7 @@ def _train(
     entries = {}
     for name, files in train(FeatureFiles(fit_root, len(records)), recipe, given).items():
         entries[name] = _publish(root, files)
-    if not is_remote(fit_root):
-        shutil.rmtree(fit_root, ignore_errors=True)
+    remove_folder(fit_root)  # it holds ids, texts and features
     return entries
 
 

@@ -24,7 +24,7 @@ from pipeline.models import pin
 from pipeline.plan import Plan, load_rows
 from pipeline.remove import unfinished
 from pipeline.split_files import exists, read_rejects, sha256_of, shard_names
-from pipeline.storage import is_remote, join, make_dirs, read_json
+from pipeline.storage import is_remote, join, make_dirs, read_json, remove_folder
 from pipeline.verify import examine
 from pipeline.verify_plan import PLAN, RECIPE, ROWS_FILE, read_recipe, sound_plan
 from schemas.recipe import Recipe
@@ -149,7 +149,7 @@ def _mend_artifacts(root: str, bad: set[str], recipe: Recipe, settings: RunSetti
             )
     except BaseException:
         _put_back(root, aside)
-        _remove_folder(root, "fit")  # what was extracted from sources that may be incomplete
+        remove_folder(join(root, "fit"))  # what was extracted from sources that may be incomplete
         raise
     return [name for name in aside if name in broken]
 
@@ -257,12 +257,6 @@ def _set_aside(root: str, names: Iterable[str]) -> list[str]:
         filesystem.mv(source, target, recursive=filesystem.isdir(source))
         moved.append(name)
     return moved
-
-
-def _remove_folder(root: str, name: str) -> None:
-    filesystem, key = fsspec.core.url_to_fs(root)
-    if filesystem.exists(f"{key}/{name}"):
-        filesystem.rm(f"{key}/{name}", recursive=True)
 
 
 def _put_back(root: str, names: Iterable[str]) -> None:

@@ -9,13 +9,15 @@ Calls of a store are tried again while its errors may pass (`pipeline/stores.py`
 
 import json
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from pipeline.beside import beside, sync_folder
-from pipeline.stores import Store
+from pipeline.stores import Store, persist
 from schemas.canonical import canonical_json
 
 
@@ -107,6 +109,25 @@ def remove(path: str) -> None:
         Store(path).remove()
     else:
         Path(path.removeprefix("file://")).unlink(missing_ok=True)
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder with all that is in it; it may not be there.
+
+    Raises:
+        OSError: if a store does not let it be removed. What of a local folder cannot be removed stays.
+    """
+    if not is_remote(path):
+        shutil.rmtree(path.removeprefix("file://"), ignore_errors=True)
+        return
+    filesystem, key = fsspec.core.url_to_fs(path, use_listings_cache=False)
+
+    def once() -> None:
+        with suppress(FileNotFoundError):
+            if filesystem.exists(key):
+                filesystem.rm(key, recursive=True)
+
+    persist(once, path)
 
 
 def file_size(path: str) -> int | None:

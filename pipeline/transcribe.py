@@ -7,7 +7,6 @@ does nothing; without it, a rerun goes on with the splits that are missing.
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import LedgerError, reconcile
 from pipeline.job import Job, Limits
 from pipeline.plan import Plan, Row, all_rows, seconds_of, write_plan
-from pipeline.storage import is_remote, join, publish_bytes, publish_json, read_bytes, read_json
+from pipeline.storage import join, publish_bytes, publish_json, read_bytes, read_json, remove_folder
 from pipeline.transcripts import TranscriptSinkConfig, manifest_row
 from schemas.canonical import canonical_json
 from schemas.recipe import Recipe
@@ -70,16 +69,16 @@ def transcribe(
     """
     steps, sink = transcribe_steps(recipe, checkpoint), TranscriptSinkConfig()
     wanted = chain.job_fingerprint(plan.fingerprint, steps, sink)
-    final = join(root, FOLDER, "manifest.jsonl")
+    final, work = join(root, FOLDER, "manifest.jsonl"), join(root, "transcribe")
     if (found := read_json(join(root, FOLDER, "transcribe.json"))) is not None:
         if found.get("fingerprint") != wanted:
             raise TranscribeError(
                 f"{root}/{FOLDER} was made with other settings or another manifest; use another --out"
             )
+        remove_folder(work)  # where the run before ended in between
         return final
     silent = [row for row in all_rows(plan) if isinstance(row, Utterance) and not has_text(row)]
     facts: dict[int, dict[str, Any]] = {}
-    work = join(root, "transcribe")
     if silent:
         assert recipe.transcribe is not None  # transcribe_steps has looked
         allowed = min(plan.max_seconds, recipe.transcribe.max_seconds)
@@ -99,8 +98,7 @@ def transcribe(
     described = {"fingerprint": wanted, "format": FORMAT, "settings": chain.describe(steps)}
     transcriber = backends.transcribe_config(recipe, {"transcribe_model": checkpoint}).metadata()
     publish_json({**described, **counts, "transcriber": transcriber}, join(root, FOLDER, "transcribe.json"))
-    if not is_remote(work):
-        shutil.rmtree(work, ignore_errors=True)
+    remove_folder(work)
     return final
 
 

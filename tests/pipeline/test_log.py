@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines.worker import COUNTED
-from pipeline.log import VARIABLE, Log, without_secrets
+from pipeline.log import VARIABLE, Log
+from schemas.urls import without_secrets
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 

@@ -26,6 +26,7 @@ from pipeline.storage import (
     read_bytes,
     read_json,
     remove,
+    remove_folder,
 )
 from tests.faults.s3 import BUCKET, Proxy, bucket
 from tests.poison import LinesConfig
@@ -69,6 +70,12 @@ def exercise(root: str, tmp_path: Path) -> None:
     assert publish_json_once({"a": 1}, join(root, "a", "once.json"))
     assert not publish_json_once({"a": 2}, join(root, "a", "once.json"))
     assert read_json(join(root, "a", "once.json")) == {"a": 1}
+    publish_bytes(b"deep", join(root, "a", "deep", "file"))
+    publish_bytes(b"beside", join(root, "ab", "file"))
+    remove_folder(join(root, "a"))
+    remove_folder(join(root, "a"))
+    assert list_names(join(root, "a")) == list_names(join(root, "a", "deep")) == {}
+    assert list_names(join(root, "ab")) == {"file": 6}
 
 
 def test_a_local_folder(tmp_path: Path) -> None:

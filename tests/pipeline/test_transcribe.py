@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,7 @@ from pipeline.drive import EngineSettings, RunFailed, drive
 from pipeline.job import Limits
 from pipeline.manifest import read_manifest
 from pipeline.plan import Plan, load_rows, write_plan
+from pipeline.storage import publish_bytes
 from pipeline.transcribe import TranscribeError, transcribe, transcribe_steps
 from pipeline.transcripts import TranscriptSink, manifest_row, segment_rows
 from schemas.clock import Samples
@@ -213,6 +216,17 @@ def test_a_rerun_does_nothing_and_gives_the_same_bytes_elsewhere(tmp_path, echo)
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+@pytest.mark.parametrize("store", [False, True])
+def test_what_it_worked_on_is_removed_also_by_a_rerun(tmp_path, echo, store):
+    root = f"memory://transcribe-{uuid4().hex}" if store else str(tmp_path / "a")
+    filesystem, key = fsspec.core.url_to_fs(root)
+    plan = plan_of(tmp_path, rows())
+    for _ in range(2):
+        transcribe(root, plan, RECIPE, MODEL, LOCAL, LIMITS, lambda *_: None)
+        assert sorted(path.split("/")[-1] for path in filesystem.ls(key, detail=False)) == ["transcripts"]
+        publish_bytes(b"left by a run that was killed", f"{root}/transcribe/shards/rows-000000.jsonl")
+
+
 def test_it_goes_on_where_it_was_interrupted(tmp_path, echo, monkeypatch):
     plan = plan_of(tmp_path, rows())
     run(tmp_path / "a", plan)
@@ -226,7 +240,7 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path, echo, monkeypatch):
     commits[1].unlink()
     before = {item: item.stat().st_mtime_ns for item in shards.iterdir() if "000001" not in item.name}
     with monkeypatch.context() as held:
-        held.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        held.setattr(module, "remove_folder", lambda _: None)
         run(tmp_path / "b", plan)
     assert {item: item.stat().st_mtime_ns for item in before} == before
     assert files(tmp_path / "a") == files(tmp_path / "b")
