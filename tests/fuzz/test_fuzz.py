@@ -1,6 +1,7 @@
 """The fuzz targets, for seconds each: nothing comes out but what is documented. `python -m tests.fuzz.run` goes on."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,15 @@ def test_nothing_undocumented_comes_out(name: str, rng: random.Random) -> None:
     target = targets.load(name)
     kind, data = target.example(rng)
     target.check(kind, data)
+
+
+FINDINGS = sorted((Path(__file__).parent / "findings").iterdir())
+
+
+@pytest.mark.parametrize("path", FINDINGS, ids=lambda path: path.name)
+def test_what_was_found_once_stays_mended(path: Path) -> None:
+    name, kind, _ = path.name.split("-", 2)
+    targets.load(name).check(kind, path.read_bytes())
 
 
 @pytest.mark.parametrize("name", targets.NAMES)
