@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 PR_SET_PDEATHSIG = 1
@@ -123,6 +124,46 @@ def rss_bytes(pid: int) -> int:
             return int(file.read().split()[1]) * PAGE
     except (OSError, IndexError):
         return 0
+
+
+def memory_bytes(cgroups: str = "/sys/fs/cgroup", ours: str = "/proc/self/cgroup") -> int:
+    """Return the memory that this process could have at most: the machine's, or what its cgroups allow."""
+    found = [os.sysconf("SC_PHYS_PAGES") * PAGE]
+    with suppress(OSError):
+        for line in Path(ours).read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds and "memory" not in kinds.split(","):
+                continue
+            top, name = (f"{cgroups}/memory", "memory.limit_in_bytes") if kinds else (cgroups, "memory.max")
+            for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
+                with suppress(OSError, ValueError):  # ValueError: `max`
+                    found.append(int(Path(f"{top}{folder}/{name}").read_text()))
+    return min(found)
+
+
+def ended(child: "subprocess.Popen[bytes]") -> bool:
+    """Whether a child of ours has ended; unlike `poll` it leaves the facts to `reap`."""
+    if child.returncode is not None:
+        return True
+    try:
+        return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # somebody else has asked for its end
+        return child.poll() is not None
+
+
+def reap(child: "subprocess.Popen[bytes]") -> tuple[int, int]:
+    """Wait for a child's end; return its exit status, minus the signal if one ended it, and its peak memory in bytes.
+
+    The kernel counts the peak, of the child and of the descendants that it waited for; 0 where nobody can tell it.
+    """
+    if child.returncode is None:
+        try:
+            _, status, used = os.wait4(child.pid, 0)
+        except ChildProcessError:
+            return child.wait(), 0
+        child.returncode = os.waitstatus_to_exitcode(status)
+        return child.returncode, used.ru_maxrss * 1024
+    return child.returncode, 0
 
 
 def marked(variable: str, prefix: str) -> list[int]:

@@ -3,11 +3,13 @@
 import subprocess
 import time
 import uuid
+from collections import Counter
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.commit import valid_commit
+from pipeline.executor.deaths import MOST_DEATHS, Blame, blame
 from pipeline.executor.journal import InFlight, read_journal
 from pipeline.executor.messages import Done, Failed, Ready, RunSplit
 from pipeline.executor.output import Output
@@ -16,13 +18,31 @@ from pipeline.executor.strikes import Strikes
 from pipeline.folders import OwnedFolder
 from pipeline.job import Job
 from pipeline.log import Log
-from pipeline.process import family, kill_marked, rss_bytes, spawn
+from pipeline.process import ended, family, kill_marked, memory_bytes, reap, rss_bytes, spawn
 from pipeline.storage import join, publish_json
 
 POLL_SECONDS = 0.05
 FAMILY_SECONDS = 0.25
-MAX_UNEXPLAINED_DEATHS = 3
+DYING_SECONDS = 5.0
+"""A child that closed its pipe may take so long to be gone."""
 MARK = "INTERLOOM_CHILD"
+
+
+_TOLD = {
+    Blame.NOBODY: "its worker died {} times outside any record",
+    Blame.OUTSIDE: (
+        "its worker was killed {} times from outside, by a signal or by the kernel when others left no memory, "
+        "and no record is to blame"
+    ),
+}
+
+
+class Ending(TypedDict):
+    """How a child ended, see `deaths.blame`."""
+
+    killed_by_us: bool
+    peak_bytes: int
+    status: int
 
 
 class SplitFailed(RuntimeError):
@@ -47,6 +67,7 @@ class SplitExecutor:
         self._journal = self._folder.path / "journal"
         self._heart = Heart(job.root)
         self._careful = False
+        self._loaded_bytes = 0
         self._log = Log(role="worker", root=job.root)
 
     def run(self, split: int, coming: int | None = None) -> dict[str, Any]:
@@ -62,27 +83,25 @@ class SplitExecutor:
         done = valid_commit(self._job.root, self._job.fingerprint, split)
         if done is not None:
             return done
-        strikes = self._strikes(split)
-        for _ in range(MAX_UNEXPLAINED_DEATHS):
-            unexplained = False
-            while not unexplained:
-                try:
-                    outcome = self._attempt(split, strikes, coming)
-                except ChildDied as death:
-                    unexplained = not self._charge(split, strikes)
-                    self._log.tell("child_died", level="warning", split=split, why=str(death), blamed=not unexplained)
-                    last_death = str(death)
-                    continue
-                except BaseException as error:
-                    if not isinstance(error, SplitFailed):  # the child may still be at work on it
-                        self._stop()
-                    raise
-                self._report(split, outcome)
-                strikes.forget()
-                return outcome.record
-        raise SplitFailed(
-            f"split {split}: its worker died {MAX_UNEXPLAINED_DEATHS} times outside any record: {last_death}"
-        )
+        strikes, deaths = self._strikes(split), Counter[Blame]()
+        while True:
+            try:
+                outcome = self._attempt(split, strikes, coming)
+            except ChildDied as death:
+                blamed, status = self._charge(split, strikes)
+                self._log.tell("child_died", level="warning", split=split, why=str(death), blame=blamed, status=status)
+                deaths[blamed] += 1
+                if deaths[blamed] == MOST_DEATHS.get(blamed):
+                    told = _TOLD[blamed].format(deaths[blamed])
+                    raise SplitFailed(f"split {split}: {told}: {death}; exit status {status}") from None
+                continue
+            except BaseException as error:
+                if not isinstance(error, SplitFailed):  # the child may still be at work on it
+                    self._stop()
+                raise
+            self._report(split, outcome)
+            strikes.forget()
+            return outcome.record
 
     def close(self) -> None:
         self._stop()
@@ -92,16 +111,17 @@ class SplitExecutor:
     def _strikes(self, split: int) -> Strikes:
         return Strikes.load(self._job.root, split, self._job.limits.strikes)
 
-    def _charge(self, split: int, strikes: Strikes) -> bool:
-        """Stop the child; note whom it had in its hands; return whether there was anybody."""
-        held = read_journal(self._journal)
-        careful = self._careful
-        self._stop()
+    def _charge(self, split: int, strikes: Strikes) -> tuple[Blame, int]:
+        """Stop the child if it lives; note whom it had in its hands; return who its death is laid to and its status."""
+        held, careful = read_journal(self._journal), self._careful
+        limit = min(self._job.limits.max_rss_bytes, memory_bytes())
+        ending = self._stop()
+        blamed = blame(held=held.total, loaded_bytes=self._loaded_bytes, memory_bytes=limit, **ending)
         for other, keys in held.keys.items():
             mine = other == split
             charged = strikes if mine else self._strikes(other)
-            charged.charge(keys, certain=mine and careful and held.total == 1)
-        return held.total > 0
+            charged.charge(keys, certain=blamed == Blame.RECORD and mine and careful and held.total == 1)
+        return blamed, ending["status"]
 
     def _attempt(self, split: int, strikes: Strikes, coming: int | None) -> Done:
         connection = self._ready()
@@ -113,7 +133,7 @@ class SplitExecutor:
             if coming is not None and not request.careful and not self._strikes(coming).suspects:
                 connection.send(RunSplit(split=coming, announced=True))
         except OSError:
-            raise ChildDied("it ended between two splits") from None
+            raise self._gone("it ended between two splits") from None
         answer = self._await(connection, split)
         if isinstance(answer, Failed):
             raise SplitFailed(answer.error)
@@ -124,10 +144,11 @@ class SplitExecutor:
     def _ready(self) -> Connection:
         """Return the pipe to a child that has loaded its models."""
         if self._child is not None and self._connection is not None:
-            if self._child.poll() is None:
+            if not ended(self._child):
                 return self._connection
             raise ChildDied("it ended between two splits")
         self._stop()
+        self._loaded_bytes = 0
         self._output = Output(self._job.limits.max_printed_bytes)
         env = {MARK: self._mark, "TMPDIR": str(self._folder.path)}
         self._child, ours = spawn("pipeline.executor.child", str(self._journal), log=self._output.theirs, env=env)
@@ -136,13 +157,14 @@ class SplitExecutor:
         try:
             ours.send(self._job)
         except OSError:
-            raise ChildDied("it ended at its start") from None
+            raise self._gone("it ended at its start") from None
         answer = self._await(ours, None)
         if isinstance(answer, Failed):
             self._stop()
             raise SplitFailed(answer.error)
         if not isinstance(answer, Ready):
             raise TypeError(f"unexpected answer {answer!r}")
+        self._loaded_bytes = rss_bytes(self._child.pid)
         return ours
 
     def _await(self, connection: Connection, split: int | None) -> object:
@@ -156,8 +178,8 @@ class SplitExecutor:
         begun = since = counted = time.monotonic()
         while not connection.poll(POLL_SECONDS):
             child = self._child
-            if child is None or (child.poll() is not None and not connection.poll(0)):
-                raise ChildDied(f"exit status {child.returncode if child else None}; {self._output.tail()}")
+            if child is None or (ended(child) and not connection.poll(0)):
+                raise ChildDied(f"it ended; {self._output.tail()}")
             if self._output.too_much:
                 raise ChildDied(f"it printed more than {limits.max_printed_bytes} bytes")
             now = time.monotonic()
@@ -180,8 +202,15 @@ class SplitExecutor:
         try:
             answer: object = connection.recv()
         except (EOFError, OSError):
-            raise ChildDied(f"it closed the pipe; {self._output.tail()}") from None
+            raise self._gone(f"it closed the pipe; {self._output.tail()}") from None
         return answer
+
+    def _gone(self, told: str) -> ChildDied:
+        """Wait for the end of a child that closed its pipe: who is dying was not killed by us."""
+        deadline = time.monotonic() + DYING_SECONDS
+        while self._child is not None and not ended(self._child) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return ChildDied(told)
 
     def _check_size(self, pid: int, whole_family: bool) -> None:
         limits = self._job.limits
@@ -215,20 +244,22 @@ class SplitExecutor:
         with suppress(OSError):  # the split is committed, whatever becomes of its timing
             publish_json(timing, timing_path(self._job.root, split))
 
-    def _stop(self) -> None:
-        """End the child, whatever it started, and what it left behind."""
+    def _stop(self) -> Ending:
+        """End the child, whatever it started, and what it left behind; return how it ended."""
+        child, living = self._child, self._child is not None and not ended(self._child)
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._child is None:
-            return
-        if self._child.poll() is None:
-            self._child.kill()
-        self._child.wait()
+        if child is None:
+            return {"killed_by_us": False, "peak_bytes": 0, "status": 0}
+        if living:
+            child.kill()
+        status, peak = reap(child)
         self._child = None
         kill_marked(MARK, self._mark)
         self._output.close()
         self._folder.empty()
+        return {"killed_by_us": living, "peak_bytes": peak, "status": status}
 
 
 def timing_path(root: str, split: int) -> str:
