@@ -14,8 +14,18 @@ import pyarrow as pa
 
 from pipeline.reader.source import BadShard
 from pipeline.storage import is_remote
+from schemas.rejects import one_line
 
 HEAD = 65_536
+DAMAGE = (
+    pa.ArrowInvalid,
+    pa.ArrowIndexError,
+    pa.ArrowKeyError,
+    pa.ArrowNotImplementedError,
+    pa.ArrowTypeError,
+    OSError,
+)
+"""What comes of reading a file that is damaged, gone, or of a kind that nothing installed reads."""
 
 
 class Unusable(Enum):
@@ -115,8 +125,13 @@ def readable(path: str) -> Iterator[None]:
     """Turn what damaged or vanished files raise into BadShard."""
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
-        raise damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+    except DAMAGE as error:
+        raise damaged(path, told(error)) from error
+
+
+def told(error: Exception) -> str:
+    """Return an error as a line of a message."""
+    return f"{type(error).__name__}: {one_line(' '.join(str(error).split()))}"
 
 
 def damaged(path: str, detail: str) -> BadShard:

@@ -15,13 +15,15 @@ from pipeline.reader.source import LeftOut, Shard
 from pipeline.reader.text_files import Found, Rows, TextFile, Unusable, find_files
 from pipeline.reader.text_lines import LinesFile, line_offsets
 from pipeline.reader.text_tables import TableFile
+from schemas.rejects import one_line
 from stages.interleave import Modality, Piece
 from stages.vocabulary import TokenSequence, Vocabulary
 
 SCRATCH_BYTES = 8 * 2**30
 """Disk that decoded row groups and fetched parts of remote files may take, per source."""
 
-LISTED_FIELDS = 20
+LISTED_FIELDS, NAME_SHOWN = 20, 80
+"""How many fields a message names, and how much of each name."""
 
 
 class TextSource:
@@ -114,7 +116,7 @@ class TextSource:
                 fields |= dict.fromkeys(rows.fields(row))
         if not reasons:
             raise ValueError(f"{self._path} holds no rows")
-        names = ", ".join(map(repr, islice(fields, LISTED_FIELDS))) or "none"
+        names = ", ".join(repr(one_line(name[:NAME_SHOWN])) for name in islice(fields, LISTED_FIELDS)) or "none"
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise ValueError(
             f"{self._path}: no row has text in {self._field!r} ({why}); fields found: {names}; set `field`"

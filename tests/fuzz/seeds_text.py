@@ -1,4 +1,4 @@
-"""Small valid manifests, alignment files, recipes and shards."""
+"""Small valid manifests, texts, alignment files, recipes and shards."""
 
 import gzip
 import io
@@ -49,6 +49,30 @@ def manifest_seeds() -> dict[str, tuple[bytes, ...]]:
         "tsv": (table("\t"),),
         "parquet": (parquet("none", dictionary=False), parquet("snappy", dictionary=True)),
         "trans.txt": (b"61-7-0000 HE BEGAN\n61-7-0001 A COMPLAINT\n",),
+    }
+
+
+def documents(compression: str, values: pa.Array, rows_per_group: int) -> bytes:
+    table = pa.table({"id": pa.array([str(i) for i in range(len(values))]), "text": values})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression=compression, row_group_size=rows_per_group)
+    return buffer.getvalue()
+
+
+@cache
+def text_seeds() -> dict[str, tuple[bytes, ...]]:
+    """Documents as the reader mixes them in: text, an empty one, none, and characters of several bytes."""
+    texts = ["hello there", "na\u00efve \u7de8", "", None, "a\nb"]
+    lines = b"".join(json.dumps({"text": text, "n": i}).encode() + b"\n" for i, text in enumerate(texts))
+    packed = pa.array([None if text is None else text.encode() for text in texts], pa.binary())
+    return {
+        "jsonl": (lines, lines.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + lines + b"\n"),
+        "parquet": (
+            documents("none", pa.array(texts), 2),
+            documents("snappy", pa.array(texts).dictionary_encode(), 5),
+            documents("zstd", pa.array(texts, pa.large_string()), 3),
+            documents("none", packed, 5),
+        ),
     }
 
 

@@ -4,7 +4,7 @@ import importlib
 import random
 from typing import Protocol, cast
 
-NAMES = ("alignment", "audio", "manifest", "recipe", "shard")
+NAMES = ("alignment", "audio", "manifest", "recipe", "shard", "text")
 
 
 class Target(Protocol):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.reader import SequenceReader, text_lines
 from pipeline.reader.source import BadShard, LeftOut
 from pipeline.reader.text_source import TextSource, default_index_folder
+from pipeline.reader.text_tables import Table
 from schemas.unit_record import npy_bytes
 from stages.interleave import Modality
 from stages.tokenizer import SentencePieceTokenizer
@@ -378,3 +379,51 @@ def split_documents(ids: list[int]) -> list[str]:
     """Join the stretches of each document: all begin with the word `document`."""
     text = "".join(chr(i) for i in ids if i < 256)
     return [part for part in text.replace("document number", "\0document number").split("\0") if part]
+
+
+def test_a_footer_that_lies_about_its_rows_is_damage(tmp_path: Path) -> None:
+    """The rows of a group, of the file and the values of a column are whole numbers in the footer: 77, then another."""
+    pq.write_table(pa.table({"text": [f"row {i}" for i in range(77)]}), tmp_path / "a.parquet")
+    sound, said = (tmp_path / "a.parquet").read_bytes(), bytes((0x16, 0x9A, 0x01))  # Thrift: i64, 77 in zigzag form
+    places = [at for at in range(len(sound)) if sound.startswith(said, at)]
+    assert len(places) >= 3
+    told = set()
+    for number in (0x99, 0x9C):  # -77, 78
+        for chosen in (*([at] for at in places), places):
+            data = bytearray(sound)
+            for at in chosen:
+                data[at + 1] = number
+            (tmp_path / "a.parquet").write_bytes(data)
+            try:
+                read(TextSource(str(tmp_path / "a.parquet"), VOCABULARY))
+            except BadShard as error:
+                told.add(str(error).partition("(")[2].partition(")")[0])
+    assert "its footer contradicts itself" in told
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_row_group_of_other_rows_than_its_footer_says_is_damage(tmp_path: Path, rows: int) -> None:
+    pq.write_table(pa.table({"text": ["one"] * 3}), tmp_path / "a.parquet")
+    source = TextSource(str(tmp_path / "a.parquet"), VOCABULARY)
+    pq.write_table(
+        pa.table({"text": pa.array(["one"] * rows, pa.string())}), tmp_path / "a.parquet", store_schema=False
+    )
+    source._loaded.clear()
+    with pytest.raises(BadShard, match=rf"row group 0 holds {rows} rows, its footer says 3"):
+        source.open(0).item(0, 0)
+
+
+def test_an_index_beyond_the_end_of_its_dictionary_is_damage(tmp_path: Path) -> None:
+    path, words = str(tmp_path / "a.parquet"), pa.array(["one", "two"])
+    beyond = pa.DictionaryArray.from_arrays(pa.array([0, 7], pa.int32()), words, safe=False)
+    rows = Table(path, ("text",), pa.table({"text": beyond}))
+    assert rows.text(0) == "one"
+    with pytest.raises(BadShard, match=r"a\.parquet cannot be read \(ArrowIndexError"):
+        rows.text(1)
+
+
+def test_long_names_of_fields_are_cut_in_the_message(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [json.dumps({"x" * 9000 + str(i): "a"}).encode() for i in range(30)])
+    with pytest.raises(ValueError, match="no row has text") as caught:
+        TextSource(str(path), VOCABULARY)
+    assert len(str(caught.value)) < 3000
