@@ -32,10 +32,11 @@ readers: ## Energon and Hugging Face datasets read our shards, in an environment
 	build/readers/bin/python -m pytest -rs tests/e2e/test_other_readers.py
 	rm -rf build/readers
 
-faults: $(STAMP) ## 100 kills on each engine; KILLS=5 SEED=7 for less
+faults: $(STAMP) ## 100 kills on each engine, 30 on a cluster of two nodes; KILLS=5 SEED=7 for less
 	for engine in local beam ray; do \
 	  $(BIN)/python -m tests.faults.run --engine $$engine --kills $(or $(KILLS),100) --seed $(or $(SEED),7) || exit 1; \
 	done
+	$(BIN)/python -m tests.faults.run --engine ray --cluster --kills $(or $(KILLS),30) --seed $(or $(SEED),7)
 
 lint: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

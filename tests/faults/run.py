@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 
 from tests.faults.build import SPLITS
-from tests.faults.storm import CLIMATES, Calm, Place, Storm, blow, kills, quiet
+from tests.faults.storm import CLIMATES, WORKERS, Calm, Place, Storm, blow, kills, quiet
 
 MOST_IN_A_BUILD = 12
 
@@ -58,11 +58,22 @@ def _storms(place: Place, chosen: argparse.Namespace) -> int:
         seed += 1
     print(
         f"{chosen.engine}: {kills(hits)} kills and {hits.total() - kills(hits)} other faults over {seed - chosen.seed} "
-        f"builds of {SPLITS} splits in {seconds:.0f} s, {bad} builds with problems; {again:.1f} splits done again; "
-        f"{dict(sorted(hits.items()))}",
+        f"builds of {SPLITS} splits in {seconds:.0f} s, {bad} builds with problems; {again:.1f} splits done again, "
+        f"which took the time of {again / WORKERS:.1f}; {dict(sorted(hits.items()))}",
         flush=True,
     )
-    return 1 if bad else 0
+    return verdict(hits, again, bad)
+
+
+def verdict(hits: Counter[str], again: float, bad: int) -> int:
+    """Return the exit code: 1 after a build with problems, or where a fault cost more than the time of one split.
+
+    Args:
+        hits: faults by name.
+        again: splits' worth of work that was done again; the workers did it at once.
+        bad: builds with problems.
+    """
+    return int(bad > 0 or again / WORKERS > hits.total())
 
 
 if __name__ == "__main__":

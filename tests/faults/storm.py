@@ -36,12 +36,14 @@ class Climate:
         mean_share: mean time between two faults, in quiet builds.
         stall_seconds: the driver's watchdog.
         targets: parts that are hit, as often as they are named.
+        surely: the part that the last kill of a build goes to, unless it was hit before.
     """
 
     options: tuple[str, ...] = ()
     mean_share: float = 0.1
     stall_seconds: float
     targets: tuple[str, ...]
+    surely: str = ""
 
 
 CLIMATES = {
@@ -53,7 +55,11 @@ CLIMATES = {
 }
 
 
-CLUSTER = Climate(stall_seconds=60.0, targets=("driver", "engine", "worker", "child", "child", "second node"))
+CLUSTER = Climate(
+    stall_seconds=60.0,
+    targets=("driver", "engine", "worker", "child", "child", "second node"),
+    surely="second node",
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,7 +191,7 @@ def blow(engine: str, climate: Climate, place: Place, seed: int, most: int, calm
             try:
                 code = process.wait(wait)
             except subprocess.TimeoutExpired:
-                _one_fault(process, climate, place, rng, storm)
+                _one_fault(process, climate, place, rng, storm, last=left == 1)
                 continue
             storm.runs.append(code)
             if code == 0 or code not in ALLOWED_EXITS or len(storm.runs) == MAX_RUNS:
@@ -200,8 +206,12 @@ def blow(engine: str, climate: Climate, place: Place, seed: int, most: int, calm
     return storm
 
 
-def _one_fault(process: "subprocess.Popen[bytes]", climate: Climate, place: Place, rng: Random, storm: Storm) -> None:
+def _one_fault(
+    process: "subprocess.Popen[bytes]", climate: Climate, place: Place, rng: Random, storm: Storm, *, last: bool
+) -> None:
     fault, target, patient = rng.choice(FAULTS), rng.choice(climate.targets), rng.random() < 0.25
+    if last and climate.surely and not any(name.endswith(climate.surely) for name in storm.hits):
+        fault, target = "kill", climate.surely
     if fault == "fill":
         if place.mounted:
             place.fill()

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,17 @@ def test_five_kills(engine: EngineName, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.timeout(900)
 def test_five_kills_on_a_cluster_of_two_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     code = run.main(["--engine", "ray", "--cluster", "--kills", "5", "--seed", "700"])
-    assert code == 0, capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert code == 0, told
+    assert "'kill second node': " in told
+
+
+@pytest.mark.parametrize(
+    ("again", "bad", "code"),
+    [(0.0, 0, 0), (7.9, 0, 0), (8.0, 0, 0), (8.1, 0, 1), (0.0, 1, 1)],
+)
+def test_a_fault_may_cost_the_time_of_one_split(again: float, bad: int, code: int) -> None:
+    assert run.verdict(Counter({"kill child": 3, "fill disk": 1}), again, bad) == code
 
 
 @pytest.mark.slow
