@@ -2,12 +2,15 @@
 
     python -m benchmarks.scale_store                  requests of a build, for each split and each of its files
     python -m benchmarks.scale_store status 2000      requests and seconds of one look at so many splits
+    python -m benchmarks.scale_store status 5000 --delay 0.1     the same, each answer held back for so many seconds
+    python -m benchmarks.scale_store list 100000 --delay 0.1     the listing of `shards/`, page after page and by prefix
 
 Jobs of 8 and of 24 splits, whose sinks write 1 or 4 files, run through the driver, the local engine and the executor.
 The differences tell what a split costs, and what each of its files costs. LIST depends on how long a run takes: the
 driver looks every few seconds.
 """
 
+import argparse
 import json
 import logging
 import os
@@ -15,12 +18,14 @@ import sys
 import tempfile
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pipeline.drive import EngineSettings, drive
 from pipeline.job import Job, Outcome
@@ -51,8 +56,40 @@ class Files:
         return {"inputs": count, "records": count, "rejects": 0, "reasons": {}}
 
 
-def serve() -> Counter[str]:
-    """Start an S3 server in this process, point the environment to it; return its count of requests by kind."""
+class Listing:
+    """Answers LIST requests for one folder, a thousand names each, by bisection: moto walks through all its objects."""
+
+    def __init__(self, folder: str, sizes: dict[str, int]) -> None:
+        self._folder, self._names, self._sizes = folder, sorted(sizes), sizes
+
+    def answer(self, environ: Any, start: Any) -> list[bytes] | None:
+        """Return a page of a listing by version 2, None where another folder is asked for."""
+        asked = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+        prefix = asked.get("prefix", "")
+        if "list-type" not in asked or not prefix.startswith(self._folder):
+            return None
+        first = bisect_left(self._names, max(prefix, asked.get("continuation-token", "")))
+        last = min(first + 1000, bisect_left(self._names, prefix + chr(0x10FFFF)))
+        more = last == first + 1000 and last < len(self._names) and self._names[last].startswith(prefix)
+        objects = "".join(
+            f"<Contents><Key>{name}</Key><Size>{self._sizes[name]}</Size><ETag>&quot;{0:032x}&quot;</ETag>"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified><StorageClass>STANDARD</StorageClass></Contents>"
+            for name in self._names[first:last]
+        )
+        token = f"<NextContinuationToken>{self._names[last]}</NextContinuationToken>" if more else ""
+        start("200 OK", [("Content-Type", "application/xml")])
+        return [
+            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{objects}</ListBucketResult>".encode()
+        ]
+
+
+def serve(delay: float = 0.0, listings: Sequence[Listing] = ()) -> Counter[str]:
+    """Start an S3 server in this process, point the environment to it; return its count of requests by kind.
+
+    Args:
+        delay: seconds that each request waits before it is worked on, beside the others.
+        listings: asked first; may grow.
+    """
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
@@ -63,6 +100,10 @@ def serve() -> Counter[str]:
         method = environ["REQUEST_METHOD"]
         listed = method == "GET" and "list-type" in environ.get("QUERY_STRING", "")
         counts["LIST" if listed else method] += 1
+        time.sleep(delay)
+        for listing in listings:
+            if (page := listing.answer(environ, start)) is not None:
+                return page
         return inside(environ, start)
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -77,7 +118,7 @@ def serve() -> Counter[str]:
     return counts
 
 
-def look(splits: int) -> dict[str, Any]:
+def look(splits: int, delay: float) -> dict[str, Any]:
     """Look at a dataset of so many splits in the store; the objects are put into the server's memory directly."""
     import fsspec
     from moto.core import DEFAULT_ACCOUNT_ID
@@ -86,7 +127,8 @@ def look(splits: int) -> dict[str, Any]:
     from benchmarks.scale import write_splits
     from pipeline.status import Observer
 
-    counts = serve()
+    listings: list[Listing] = []
+    counts = serve(delay, listings)
     fsspec.filesystem("s3").mkdir("bucket")
     with tempfile.TemporaryDirectory(prefix="interloom-scale-") as folder:
         write_splits(Path(folder) / "out", splits)
@@ -94,9 +136,12 @@ def look(splits: int) -> dict[str, Any]:
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 backend.put_object("bucket", str(path.relative_to(folder)), path.read_bytes())
+        files = (Path(folder) / "out" / "shards").iterdir()
+        listings.append(Listing("out/shards/", {f"out/shards/{path.name}": path.stat().st_size for path in files}))
+    observer = Observer("s3://bucket/out")
     counts.clear()
     begun = time.monotonic()
-    found = Observer("s3://bucket/out").look()
+    found = observer.look()
     seconds = time.monotonic() - begun
     return {
         "committed": found.committed,
@@ -104,6 +149,34 @@ def look(splits: int) -> dict[str, Any]:
         "requests": dict(counts),
         "wall_s": round(seconds, 2),
     }
+
+
+def list_splits(splits: int, delay: float) -> dict[str, Any]:
+    """List a folder of so many splits of five files each, page after page and by prefix."""
+    from pipeline.status_files import commit_times
+
+    names = [
+        f"out/shards/{name}"
+        for split in range(splits)
+        for name in (
+            *(f"shard-{split:06d}.{ending}" for ending in ("commit.json", "stats.parquet", "tar", "tar.idx")),
+            f"rejects-{split:06d}.jsonl",
+        )
+    ]
+    counts = serve(delay, [Listing("out/shards/", dict.fromkeys(names, 1000))])
+    found = {}
+    for how, planned in (("page_after_page", 0), ("by_prefix", splits)):
+        counts.clear()
+        cpu, begun = time.process_time(), time.monotonic()
+        committed = len(commit_times("s3://bucket/out", planned))
+        wall, cpu = time.monotonic() - begun, time.process_time() - cpu
+        found[how] = {
+            "committed": committed,
+            "cpu_s": round(cpu, 1),
+            "wall_s": round(wall, 1),
+            "requests": dict(counts),
+        }
+    return found
 
 
 def count(splits: int, files: int) -> dict[str, int]:
@@ -128,9 +201,14 @@ def _row(index: int) -> Utterance:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["status"]:
-        for size in sys.argv[2:]:
-            print(json.dumps({"splits": int(size), **look(int(size))}, sort_keys=True), flush=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("build", "status", "list"), default="build")
+    parser.add_argument("splits", nargs="?", type=int, default=2000)
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds that each request of `status`, `list` waits")
+    args = parser.parse_args()
+    if args.what != "build":
+        measure = look if args.what == "status" else list_splits
+        print(json.dumps({"splits": args.splits, **measure(args.splits, args.delay)}, sort_keys=True))
         return
     from benchmarks import scale_store  # by this name the engine process finds the sink
 

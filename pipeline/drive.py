@@ -175,7 +175,7 @@ def _run_engine(request: EngineRequest, home: _Home, plan: Plan, settings: Engin
         env = {MARK: home.mark, "TMPDIR": home.folder}
         process, connection = spawn("pipeline.engines.serve", log=log, session=True, env=env)
     try:
-        watch, handed = _Watch(job.root, settings.stall_seconds), _Handover(connection, request)
+        watch, handed = _Watch(job.root, len(plan.sizes), settings.stall_seconds), _Handover(connection, request)
         while process.poll() is None:
             time.sleep(POLL_SECONDS)
             if watch.commits_changed():
@@ -213,8 +213,8 @@ class _Handover:
 class _Watch:
     """Notices commit records and heartbeats."""
 
-    def __init__(self, root: str, stall_seconds: float) -> None:
-        self._root, self._stall = root, stall_seconds
+    def __init__(self, root: str, planned: int, stall_seconds: float) -> None:
+        self._root, self._planned, self._stall = root, planned, stall_seconds
         self._last_look, self._last_change = 0.0, time.monotonic()
         self._beats: dict[str, str] = {}
         self._interval = self._least = 5.0 if is_remote(root) else 0.5
@@ -226,7 +226,7 @@ class _Watch:
             return False
         self._last_look = now
         begun = time.monotonic()
-        committed = set(commit_times(self._root))
+        committed = set(commit_times(self._root, self._planned))
         self._interval = max(self._least, LOOK_SHARE * (time.monotonic() - begun))
         changed = committed != self.committed
         if changed or self._heartbeats_changed():

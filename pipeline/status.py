@@ -139,7 +139,7 @@ class Observer:
 
     def look(self) -> Status:
         root, plan = self._root, self._plan
-        times = {s: t for s, t in commit_times(root).items() if s < len(plan.sizes)}
+        times = {s: t for s, t in commit_times(root, len(plan.sizes)).items() if s < len(plan.sizes)}
         self._read_commits(set(times))
         self._read_timings(set(times))
         known = {split: time for split, time in times.items() if time is not None}

@@ -68,8 +68,13 @@ def add_passed(sums: dict[str, Passed], more: Mapping[str, Passed]) -> None:
         sums[stage] = Passed(so_far.came + counts.came, so_far.left + counts.left)
 
 
-def commit_times(root: str) -> dict[int, float | None]:
-    """Return the splits that have commit records and when they were committed, from one listing of the folder."""
+def commit_times(root: str, planned: int = 0) -> dict[int, float | None]:
+    """Return the splits that have commit records and when they were committed, from one listing of the folder.
+
+    Args:
+        root: the dataset's folder.
+        planned: how many splits there are, if known: a store is then asked for thousands of them at once.
+    """
     folder = join(root, "shards")
     if not is_remote(root):
         try:
@@ -78,8 +83,13 @@ def commit_times(root: str) -> dict[int, float | None]:
         except FileNotFoundError:
             return {}
         return {split: _local_time(found, split) for split in committed_splits(found)}
-    items = Store(folder).children()
+    items = Store(folder).children(split_prefixes(planned))
     return {split: _remote_time(items[f"shard-{split:06d}.commit.json"]) for split in committed_splits(items)}
+
+
+def split_prefixes(planned: int) -> list[str]:
+    """Return what the names of so many splits' files in `shards/` begin with, up to a thousand splits for each."""
+    return [f"shard-{number:03d}" for number in range(min(-(-planned // 1000), 1000))]
 
 
 def _local_time(entries: Mapping[str, "os.DirEntry[str]"], split: int) -> float | None:

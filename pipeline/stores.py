@@ -2,10 +2,14 @@
 
 import errno
 import hashlib
+import inspect
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +26,13 @@ PASSING = (
     ("botocore.parsers", ("ResponseParserError",)),
     ("fsspec.exceptions", ("FSTimeoutError",)),
 )
+CONNECTIONS = 32
+"""Requests to S3 at once, and prefixes that are listed at once; its client allows 10 unless told."""
+PART_BYTES = 50 * 2**20
+"""Files twice as large go to S3 in parts of this size, and those over 10,000 parts in larger ones."""
 
 Answer = TypeVar("Answer")
+_md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -57,15 +66,26 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._s3 = url.startswith(("s3://", "s3a://"))
         # A cached listing would hide what another process has written.
-        self._files, self._key = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        options = {"use_listings_cache": False, **(_s3_options() if self._s3 else {})}
+        self._files, self._key = fsspec.core.url_to_fs(url, **options)
 
     def upload(self, local: Path) -> None:
         """Put a finished local file under the key, and look whether it arrived."""
+        part = max(PART_BYTES, -(-local.stat().st_size // 10_000))
 
         def once() -> None:
-            self._files.put_file(str(local), self._key)
-            self._verify(local.stat().st_size, lambda: _md5(local))
+            try:
+                # Only S3's tags depend on the size of the parts.
+                self._files.put_file(str(local), self._key, **({"chunksize": part} if self._s3 else {}))
+            except FileNotFoundError as error:
+                if not _is_lost_upload(error):
+                    raise
+                # The parts became the object and that answer was lost; or the store threw them away.
+                if self._info() is None:
+                    raise OSError(errno.EIO, "the store lost the parts of an upload", self._url) from error
+            self._verify(local, part)
 
         persist(once, self._url)
 
@@ -107,18 +127,33 @@ class Store:
 
         persist(once, self._url)
 
-    def children(self) -> dict[str, dict[str, Any]]:
-        """Return what the store says of each object in the folder, by name."""
+    def children(self, prefixes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """Return what the store says of each object in the folder, by name.
 
+        Args:
+            prefixes: only names that begin so. A store gives a thousand names an answer, one answer after the other;
+                one that lists by prefix is asked for `CONNECTIONS` of these at once.
+        """
+        if prefixes and "prefix" in inspect.signature(self._files.find).parameters:
+            with ThreadPoolExecutor(CONNECTIONS) as pool:
+                found = list(chain.from_iterable(pool.map(self._listed, prefixes)))
+        else:
+            found = self._listed()
+        named = {item["name"].rsplit("/", 1)[-1]: item for item in found if item["type"] == "file"}
+        return {name: item for name, item in named.items() if name.startswith(tuple(prefixes) or "")}
+
+    def _listed(self, prefix: str = "") -> list[dict[str, Any]]:
         def once() -> list[dict[str, Any]]:
             try:
-                found: list[dict[str, Any]] = self._files.ls(self._key, detail=True)
-                return found
+                if prefix:
+                    below = self._files.find(self._key, prefix=prefix, detail=True).values()
+                    depth = self._key.rstrip("/").count("/") + 1
+                    return [item for item in below if item["name"].count("/") == depth]
+                return list(self._files.ls(self._key, detail=True))
             except FileNotFoundError:
                 return []
 
-        found = persist(once, self._url)
-        return {item["name"].rsplit("/", 1)[-1]: item for item in found if item["type"] == "file"}
+        return persist(once, self._url)
 
     def _create(self, data: bytes) -> None:
         """Raise an OSError if there is an object; where a store cannot say so, the look before must do."""
@@ -141,20 +176,41 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def _verify(self, size: int, md5: Callable[[], str]) -> None:
-        """Compare the size, and the MD5 that many stores give as the tag of a simple object."""
-        info = self._info() or {}
+    def _verify(self, local: Path, part: int) -> None:
+        """Compare the size, and the tag: the MD5 of a simple object, that of the parts' MD5s of one sent in parts.
+
+        Tags that say neither (encrypted objects, parts of another size) cost reading the object back.
+        """
+        size, info = local.stat().st_size, self._info() or {}
         if info.get("size") != size:
             raise OSError(errno.EIO, f"{info.get('size')} bytes arrived of {size}", self._url)
-        tag = str(info.get("ETag", "")).strip('"')
-        if re.fullmatch(r"[0-9a-f]{32}", tag) and tag != md5() and _md5_of(self._read() or b"") != md5():
+        tag = re.fullmatch(r"([0-9a-f]{32})(-\d+)?", str(info.get("ETag", "")).strip('"'))
+        if tag is None or tag[0] == (_tag_of_parts(local, part) if tag[2] else _md5_of(local)):
+            return
+        if self._md5_there() != _md5_of(local):
             raise OSError(errno.EIO, "other bytes arrived than were sent", self._url)
 
+    def _md5_there(self) -> str:
+        with self._files.open(self._key, "rb") as file:
+            return hashlib.file_digest(file, _md5).hexdigest()
 
-def _md5(path: Path) -> str:
+
+def _s3_options() -> dict[str, Any]:
+    given = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"max_pool_connections": CONNECTIONS, **given}}
+
+
+def _is_lost_upload(error: OSError) -> bool:
+    """Whether S3 does not know an upload in parts any more."""
+    return bool(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") == "NoSuchUpload")
+
+
+def _md5_of(path: Path) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, _md5).hexdigest()
 
 
-def _md5_of(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+def _tag_of_parts(path: Path, part: int) -> str:
+    with open(path, "rb") as file:
+        digests = [_md5(data).digest() for data in iter(lambda: file.read(part), b"")]
+    return f"{_md5(b''.join(digests)).hexdigest()}-{len(digests)}"

@@ -1,5 +1,7 @@
 """A real S3 server in a process of its own, and a proxy before it that misbehaves when told to."""
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -8,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,6 +38,7 @@ class Server:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         _until_it_answers(f"{self.url}/moto-api/data.json")
         if self._recording.exists():
+            _mend(self._recording)
             _post(f"{self.url}/moto-api/recorder/replay-recording")
         else:
             _post(f"{self.url}/moto-api/recorder/start-recording")
@@ -44,6 +47,23 @@ class Server:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
+
+
+def _mend(recording: Path) -> None:
+    """Leave out a row torn by the kill and requests whose body was cut; part rows that two threads wrote at once."""
+    text, at, decoder, rows = recording.read_text(), 0, json.JSONDecoder(), []
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        try:
+            row, at = decoder.raw_decode(text, at)
+        except ValueError:
+            break
+        body = base64.b64decode(row["body"]) if row["body_encoded"] else b""
+        if len(body) == int(row["headers"].get("Content-Length") or 0):
+            rows.append(json.dumps(row))
+    recording.write_text("".join(f"{row}\n" for row in rows))
 
 
 def _post(url: str) -> None:
@@ -75,8 +95,11 @@ class Proxy:
     Attributes:
         down: refuse and drop every connection.
         cut_after: drop a connection once so many bytes were sent on it, and then clear this.
-        swallow: key of an object: pass the next request that puts it on, wait for the answer, drop the connection.
-        cuts: connections that were dropped by the two above.
+        cut_parts: drop a connection once so many bytes of a PUT's body were sent on it, until a client gives up an
+            upload in parts (DELETE), and then clear this.
+        in_put: once so many bytes of a PUT's body were sent on, clear this, call, and drop the connection.
+        swallow: part of a URL: pass the next PUT or POST of it on, wait for the answer, drop the connection.
+        cuts: connections that were dropped by the four above.
     """
 
     def __init__(self, target: int) -> None:
@@ -85,6 +108,8 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self.down = False
         self.cut_after: int | None = None
+        self.cut_parts: int | None = None
+        self.in_put: tuple[int, Callable[[], None]] | None = None
         self.swallow = ""
         self.cuts = 0
         self._open: set[socket.socket] = set()
@@ -123,11 +148,19 @@ class Proxy:
                 threading.Thread(target=self._pass_on, args=(source, sink, up, state), daemon=True).start()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, up: bool, state: dict[str, bool]) -> None:
-        sent = 0
+        sent = body = 0
+        putting = False
         with suppress(OSError):
             while data := source.recv(2**16):
-                if up and self.swallow and data.startswith(b"PUT") and self.swallow.encode() in data.split(b"\r\n")[0]:
-                    self.swallow, state["swallowing"] = "", True
+                if up and data.startswith((b"PUT ", b"POST ", b"GET ", b"HEAD ", b"DELETE ")):
+                    request, _, rest = data.partition(b"\r\n\r\n")
+                    first, putting, body = request.split(b"\r\n")[0], data.startswith(b"PUT "), len(rest)
+                    if self.swallow and first.startswith((b"PUT ", b"POST ")) and self.swallow.encode() in first:
+                        self.swallow, state["swallowing"] = "", True
+                    if first.startswith(b"DELETE ") and b"uploadId=" in first:
+                        self.cut_parts = None
+                elif up:
+                    body += len(data)
                 if not up and state["swallowing"] and not data.startswith(b"HTTP/1.1 100"):
                     self.cuts += 1
                     break
@@ -137,9 +170,20 @@ class Proxy:
                     self.cut_after = None
                     self.cuts += 1
                     break
+                if up and putting and self._interrupts(body):
+                    self.cuts += 1
+                    break
         _close(source)
         _close(sink)
         self._open -= {source, sink}
+
+    def _interrupts(self, body: int) -> bool:
+        """Whether a PUT ends here, of whose body so many bytes were sent on."""
+        if self.in_put is not None and body >= self.in_put[0]:
+            (_, call), self.in_put = self.in_put, None
+            call()
+            return True
+        return self.cut_parts is not None and body >= self.cut_parts
 
 
 def _close(one: socket.socket) -> None:

@@ -1,20 +1,26 @@
 """Storage on a local folder, on a real S3 server behind a bad line, and on stores with tricks of their own."""
 
+import hashlib
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
 import pytest
+import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import stores
 from pipeline.commit import CommitConflict, commit, commit_path, keep_valid, scratch_folder, valid_commits
 from pipeline.drive import _committed
 from pipeline.job import Job
+from pipeline.status_files import commit_times, split_prefixes
 from pipeline.storage import (
     file_size,
     join,
@@ -28,11 +34,15 @@ from pipeline.storage import (
     remove,
     remove_folder,
 )
+from pipeline.stores import Store
 from tests.faults.s3 import BUCKET, Proxy, bucket
 from tests.poison import LinesConfig
 
 MEGABYTES = bytes(range(256)) * 4096 * 8
 """8 MiB that are no text."""
+PART = 5 * 2**20
+"""The least that S3 takes as a part."""
+ROOT_FOLDER = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +127,104 @@ def test_a_line_cut_in_mid_upload_shows_nothing_and_is_tried_again(line: Proxy, 
     assert line.cuts == cuts + 2
     assert seen <= {None, len(MEGABYTES)}
     assert read_bytes(path) == MEGABYTES
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A file that goes in three parts, through a client that does not try long by itself."""
+    monkeypatch.setattr(stores, "PART_BYTES", PART)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    local = tmp_path / "large"
+    local.write_bytes(MEGABYTES + MEGABYTES[: 2**22])
+    return local
+
+
+def unfinished() -> list[Any]:
+    found: list[Any] = s3fs.S3FileSystem(use_listings_cache=False).list_multipart_uploads(BUCKET)
+    return found
+
+
+def unread(*_: object) -> str:
+    raise AssertionError("the tag tells, nothing is read back")
+
+
+@pytest.mark.slow
+def test_an_upload_in_parts_that_is_cut_shows_nothing_and_is_tried_again(
+    line: Proxy, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "_md5_there", unread)
+    path, seen, stop = f"s3://{BUCKET}/parts/file.bin", set[int | None](), threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(file_size(path))
+
+    cuts = line.cuts
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        line.cut_parts = 2**20  # until the client gives the upload up
+        publish_file(parts, path)
+        stop.set()
+        looking.result()
+    assert line.cut_parts is None, "our own retry was needed"
+    assert line.cuts > cuts
+    assert seen <= {None, parts.stat().st_size}
+    assert read_bytes(path) == parts.read_bytes()
+    assert s3fs.S3FileSystem().info(path)["ETag"].endswith('-3"')
+    assert unfinished() == []
+
+
+@pytest.mark.slow
+def test_a_lost_answer_to_the_last_request_of_an_upload_in_parts_costs_nothing(line: Proxy, parts: Path) -> None:
+    path, cuts, line.swallow = f"s3://{BUCKET}/parts/lost.bin", line.cuts, "parts/lost.bin?uploadId"
+    publish_file(parts, path)
+    assert line.cuts == cuts + 1
+    assert read_bytes(path) == parts.read_bytes()
+
+
+KILLED = f"""
+import sys
+from pathlib import Path
+from pipeline import stores
+from pipeline.storage import publish_file
+stores.PART_BYTES = {PART}
+publish_file(Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_in_an_upload_leaves_parts_that_no_reader_sees(line: Proxy, parts: Path) -> None:
+    path = f"s3://{BUCKET}/killed/file.bin"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(parts), path], cwd=ROOT_FOLDER)
+    line.in_put = (2**20, process.kill)
+    assert process.wait(120) == -signal.SIGKILL
+    assert list_names(f"s3://{BUCKET}/killed") == {}
+    assert read_bytes(path) is None
+    assert [upload["Key"] for upload in unfinished()] == ["killed/file.bin"]
+    publish_file(parts, path)
+    assert read_bytes(path) == parts.read_bytes()
+    assert len(unfinished()) == 1
+    s3fs.S3FileSystem().clear_multipart_uploads(BUCKET)  # as docs/operations.md says
+    assert unfinished() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planned", [1, 1000, 2500])
+def test_a_listing_by_prefix_is_the_one_listing(line: Proxy, planned: int) -> None:
+    root = f"s3://{BUCKET}/listed-{planned}"
+    splits = [split for split in (0, 7, 999, 1000, 2499) if split < planned]
+    names = [f"{part}-{split:06d}.{end}" for split in splits for part, end in (("shard", "tar"), ("rejects", "jsonl"))]
+    names += [f"shard-{split:06d}.commit.json" for split in splits]
+    below = "shard-000/shard-000003.tar"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: publish_bytes(b"x", join(root, "shards", name)), [*names, below]))
+    whole = Store(join(root, "shards")).children()
+    assert set(names) == set(whole)
+    wanted = {name: item for name, item in whole.items() if name.startswith("shard-")}
+    assert Store(join(root, "shards")).children(split_prefixes(planned)) == wanted
+    assert commit_times(root, planned) == commit_times(root)
+    assert set(commit_times(root, planned)) == set(splits)
 
 
 @pytest.mark.slow
@@ -213,6 +321,21 @@ def test_a_listing_that_lags_hides_no_commit(lagging: type[Lagging]) -> None:
     assert valid_commits(ROOT, "plan", range(3)) == expected
 
 
+def test_prefixes_hold_every_split() -> None:
+    assert split_prefixes(0) == []
+    assert split_prefixes(1001) == ["shard-000", "shard-001"]
+    millions = tuple(split_prefixes(3_000_000))
+    assert len(millions) == 1000
+    assert all(commit_path("", split).split("/")[-1].startswith(millions) for split in range(0, 3_000_000, 997))
+
+
+def test_a_store_that_does_not_list_by_prefix_is_listed_once(lagging: type[Lagging]) -> None:
+    for split in (0, 1234):
+        committed(ROOT, split)
+    found = Store(join(ROOT, "shards")).children(["shard-000", "shard-001"])
+    assert set(found) == {"shard-000000.commit.json", "shard-001234.commit.json"}
+
+
 def test_without_conditional_writes_a_record_is_compared(lagging: type[Lagging]) -> None:
     committed(ROOT, 0)
     assert committed(ROOT, 0) == read_json(commit_path(ROOT, 0))
@@ -228,6 +351,86 @@ def test_what_arrived_torn_is_sent_again(lagging: type[Lagging], quick: None) ->
     record = committed(ROOT, 0)
     assert read_bytes(join(ROOT, "shards", "lines-000000.txt")) == b"one"
     assert record["files"]["lines-000000.txt"]["bytes"] == 3
+
+
+class Tagged(Lagging):
+    """A store that gives tags, and damages what it takes as often as told."""
+
+    protocol = "tagged"
+    flips: ClassVar[int] = 0
+    tag: ClassVar[Callable[[bytes], str]]
+
+    def put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
+        data = Path(lpath).read_bytes()
+        cls = type(self)
+        if self.flips:
+            cls.flips -= 1
+            data = data[:-1] + b"~"
+        MemoryFileSystem.pipe_file(self, rpath, data)
+
+    def info(self, path: str, **kwargs: Any) -> Any:
+        return {**super().info(path, **kwargs), "ETag": f'"{type(self).tag(self.cat_file(path))}"'}
+
+
+def md5(data: bytes) -> Any:
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def in_parts(data: bytes, size: int) -> str:
+    digests = [md5(data[i : i + size]).digest() for i in range(0, len(data), size)]
+    return f"{md5(b''.join(digests)).hexdigest()}-{len(digests)}"
+
+
+TAGS: dict[str, Callable[[bytes], str]] = {
+    "simple": lambda data: str(md5(data).hexdigest()),
+    "parts": lambda data: in_parts(data, 4),
+    "parts of another size": lambda data: in_parts(data, 3),
+    "encrypted": lambda data: "0" * 32,
+}
+
+
+@pytest.mark.parametrize("kind", TAGS)
+def test_other_bytes_of_the_same_number_are_sent_again(
+    lagging: type[Lagging], quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    fsspec.register_implementation("tagged", Tagged, clobber=True)
+    monkeypatch.setattr(Tagged, "tag", staticmethod(TAGS[kind]), raising=False)
+    monkeypatch.setattr(Tagged, "flips", 2)
+    monkeypatch.setattr(stores, "PART_BYTES", 4)
+    local = tmp_path / "file"
+    local.write_bytes(b"ten bytes.")
+    publish_file(local, "tagged://store/file")
+    assert read_bytes("tagged://store/file") == b"ten bytes."
+    assert Tagged.flips == 0
+    if kind in ("simple", "parts"):
+        monkeypatch.setattr(Store, "_md5_there", unread)
+        publish_file(local, "tagged://store/file")
+
+
+class NoSuchUpload(Exception):
+    """What botocore raises, below the FileNotFoundError of s3fs."""
+
+    response: ClassVar[dict[str, Any]] = {"Error": {"Code": "NoSuchUpload"}}
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_an_upload_whose_parts_are_gone_is_looked_for_and_sent_again(
+    lagging: type[Lagging], quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arrived: bool
+) -> None:
+    real, sent = Lagging.put_file, []
+
+    def put_file(self: Lagging, lpath: str, rpath: str, **kwargs: Any) -> None:
+        sent.append(rpath)
+        if arrived or len(sent) > 1:
+            real(self, lpath, rpath)
+        if len(sent) == 1:
+            raise FileNotFoundError from NoSuchUpload()
+
+    monkeypatch.setattr(Lagging, "put_file", put_file)
+    (tmp_path / "file").write_bytes(b"bytes")
+    publish_file(tmp_path / "file", f"{ROOT}/file")
+    assert read_bytes(f"{ROOT}/file") == b"bytes"
+    assert len(sent) == (1 if arrived else 2)
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, TimeoutError, OSError])
