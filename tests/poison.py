@@ -115,6 +115,8 @@ class LinesConfig:
     slow_seconds: float = 0.0
     loses: int = 0
     """Records that it counts as rejects."""
+    large: int = 0
+    """Bytes that it adds to the file of every fourth split."""
 
     def setup(self) -> "Lines":
         return Lines(self)
@@ -132,7 +134,8 @@ class Lines:
                 lines.append(f"- {outcome.key} {outcome.reason} {outcome.detail}\n")
             else:
                 lines.append(f"+ {outcome.key}\n")
-        (folder / f"lines-{split:06d}.txt").write_text("".join(lines))
+        large = self._config.large if split % 4 == 3 else 0
+        (folder / f"lines-{split:06d}.txt").write_text("".join(lines) + "." * large)
         time.sleep(self._config.slow_seconds)
         if split == self._config.dies_on:
             os.abort()

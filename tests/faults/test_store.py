@@ -5,7 +5,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,9 +15,10 @@ from schemas.records import Clip
 from schemas.rejects import Reason, Reject
 from tests.faults.s3 import BUCKET, Proxy, Server, bucket
 from tests.pipeline.test_executor import keys
-from tests.poison import PoisonConfig, job_for, utterances
+from tests.poison import LinesConfig, PoisonConfig, job_for, utterances
 
 SPLITS = 40
+LARGE = LinesConfig(large=2**20)
 LOCAL = EngineSettings(engine="local", workers=2, stall_seconds=200)
 
 
@@ -35,9 +35,10 @@ class Reader(threading.Thread):
         bad: what should not have been seen.
     """
 
-    def __init__(self, root: str, expected: dict[str, int]) -> None:
+    def __init__(self, root: str, expected: dict[str, bytes]) -> None:
         super().__init__(daemon=True)
         self._root, self._expected, self._stop_asked = root, expected, threading.Event()
+        self._seen: set[str] = set()
         self.looks = self.records = 0
         self.bad: list[str] = []
 
@@ -47,20 +48,22 @@ class Reader(threading.Thread):
                 self._look()
             except OSError:
                 time.sleep(0.1)  # the server is away
+            except Exception as error:
+                self.bad.append(f"the reader died: {error!r}")
+                return
 
     def _look(self) -> None:
         names = list_names(join(self._root, "shards"))
-        for name, size in names.items():
-            if name.startswith("lines-") and size != self._expected[name]:
-                self.bad.append(f"{name} has {size} bytes")
-        for split in sorted(committed_splits(names))[-3:]:
+        self.bad += [f"{name} has {size} bytes" for name, size in names.items() if size != len(self._expected[name])]
+        self.bad += [f"{name} was there and is gone" for name in self._seen - set(names)]
+        self._seen |= set(names)
+        for split in sorted(committed_splits(names)):
             record = read_json(join(self._root, "shards", f"shard-{split:06d}.commit.json"))
             if record is None:
                 self.bad.append(f"the record of split {split} is listed, and torn")
                 continue
-            for name, file in record["files"].items():
-                data = read_bytes(join(self._root, "shards", name))
-                if data is None or len(data) != file["bytes"]:
+            for name in record["files"]:
+                if read_bytes(join(self._root, "shards", name)) != self._expected[name]:
                     self.bad.append(f"{name} is not what its record says")
             self.records += 1
         self.looks += 1
@@ -71,8 +74,14 @@ class Reader(threading.Thread):
 
 
 def outages(server: Server, proxy: Proxy, root: str) -> list[str]:
-    """Cut an upload, kill the server and bring it back, drop the line: each once some splits are there."""
+    """Cut an upload, kill the server in the midst of one and bring it back, drop the line: each after some splits."""
     done: list[str] = []
+    killed = threading.Event()
+
+    def kill() -> None:
+        server.kill()
+        proxy.down = True  # until it has its memory back
+        killed.set()
 
     def after(count: int) -> None:
         while len(committed_splits(list_names(join(root, "shards")))) < count:
@@ -82,12 +91,12 @@ def outages(server: Server, proxy: Proxy, root: str) -> list[str]:
     proxy.cut_after = 700  # bytes: in the midst of a record or of a file
     done.append("cut")
     after(8)
-    server.kill()
-    proxy.down = True  # until it has its memory back
+    proxy.in_put = (2**16, kill)
+    assert killed.wait(120), "no upload of that size came"
     time.sleep(2.0)
     server.start()
     proxy.down = False
-    done.append("server killed")
+    done.append("server killed in mid-upload")
     after(20)
     proxy.swallow = ".commit.json"
     done.append("response lost")
@@ -105,24 +114,25 @@ def outages(server: Server, proxy: Proxy, root: str) -> list[str]:
 def test_a_server_killed_in_mid_build_costs_nothing(tmp_path: Path) -> None:
     poison = PoisonConfig(seconds=0.05)
     calm, plan = job_for(tmp_path / "calm", poison, count=4 * SPLITS)
-    drive(calm, plan, LOCAL, quiet)
-    expected: dict[str, Any] = {path.name: path.read_bytes() for path in (tmp_path / "calm" / "shards").iterdir()}
+    drive(replace(calm, sink=LARGE), plan, LOCAL, quiet)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "calm" / "shards").iterdir()}
     with bucket(tmp_path) as (server, proxy):
         root = f"s3://{BUCKET}/out"
         job, plan = job_for(root, poison, count=4 * SPLITS)
-        reader = Reader(root, {name: len(data) for name, data in expected.items()})
+        reader = Reader(root, expected)
         reader.start()
         with ThreadPoolExecutor(1) as pool:
             weather = pool.submit(outages, server, proxy, root)
-            records = drive(job, plan, LOCAL, quiet)
-            assert weather.result() == ["cut", "server killed", "response lost", "line down"]
+            weather.add_done_callback(lambda _: setattr(proxy, "down", False))  # a failure of it must be seen
+            records = drive(replace(job, sink=LARGE), plan, LOCAL, quiet)
+            assert weather.result() == ["cut", "server killed in mid-upload", "response lost", "line down"]
         reader.stop()
         assert sum(record["records"] for record in records.values()) == 4 * SPLITS == len(keys(*range(SPLITS)))
         found = {name: read_bytes(join(root, "shards", name)) for name in list_names(join(root, "shards"))}
     assert found == expected
     assert reader.bad == []
     assert reader.records > SPLITS
-    assert proxy.cuts == 2
+    assert proxy.cuts == 3
 
 
 @pytest.mark.slow
