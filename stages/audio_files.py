@@ -243,25 +243,32 @@ def _av_blocks(container: Any, stream: Any) -> "Generator[npt.NDArray[np.float32
     # Packed, since PyAV 18 looks for the planes of a frame beyond the end of their list: with more than 8 channels that
     # is other memory.
     resampler = av.AudioResampler(format="flt", layout=stream.layout, rate=stream.rate)
-    for frame in _frames(container.decode(stream)):
+    for frame in _frames(container, stream):
         for part in resampler.resample(frame):
             yield _packed(part)
     for part in resampler.resample(None):
         yield _packed(part)
 
 
-def _frames(frames: Iterator[Any]) -> Iterator[Any]:
-    """Yield what FFmpeg decodes; a ValueError where the file opens another stream on the way, which PyAV looks up in
-    the list that it made at the beginning.
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the frames of a stream. Packets of streams that the file opens on the way are passed over.
+
+    PyAV looks for their stream in the list that it made at the beginning, and fails; after that it reads on. FFmpeg may
+    or may not see such a stream in damaged bytes, so a clip must not depend on it.
     """
+    import av
+
+    again = False
     while True:
         try:
-            frame = next(frames, None)
-        except IndexError as error:
-            raise ValueError("a packet of a stream that the beginning of the file does not have") from error
-        if frame is None:
-            return
-        yield frame
+            yield from container.decode(stream)
+        except IndexError:
+            again = True
+            continue
+        except av.error.EOFError:  # the failure came after the decoder was emptied
+            if not again:
+                raise
+        return
 
 
 def _packed(part: Any) -> "npt.NDArray[np.float32]":
