@@ -44,7 +44,9 @@ def scheme_of(location: str) -> str:
     if found is None:
         raise ValueError("holds '://' but begins with no scheme")
     if found[1] not in STORES | WEB:
-        raise ValueError(f"{found[1][:40]}:// is no place to read audio from; use a path, s3://, gs://, az:// or https://")
+        raise ValueError(
+            f"{found[1][:40]}:// is no place to read audio from; use a path, s3://, gs://, az:// or https://"
+        )
     if "::" in location:
         raise ValueError("a chained URL ('::') is never opened")
     return found[1]
