@@ -202,7 +202,7 @@ class SplitExecutor:
         try:
             answer: object = connection.recv()
         except (EOFError, OSError):
-            raise self._gone(f"it closed the pipe; {self._output.tail()}") from None
+            raise self._gone("; ".join(filter(None, ("it closed the pipe", self._output.tail())))) from None
         return answer
 
     def _gone(self, told: str) -> ChildDied:
