@@ -46,16 +46,18 @@ class Runs:
         self, ids: npt.NDArray[np.uint16], runs: Sequence[Interval], span: int, zero: int, origin: int, last: int
     ) -> None:
         """Append runs of a segment whose clock stands at `zero` on the line of times."""
+        hop, frames = self.hop, 0
         for start, stop in runs:
             self.ids.append(ids[start:stop])
             self.lengths.append(stop - start)
-            self.times.append(zero + start * self.hop)
+            self.times.append(zero + start * hop)
             self.origins.append(origin)
             self.lasts.append(last)
-            self.per_span[span] += stop - start
+            frames += stop - start
             # An extractor may give a frame more than covers the clip; it must not sort into the next utterance.
-            if zero + (stop - 1) * self.hop > last:
+            if zero + (stop - 1) * hop > last:
                 self.late = True
+        self.per_span[span] += frames
 
 
 def add_frames(
@@ -117,6 +119,8 @@ def _frames(
 
 def _opened(own: Sequence[Interval], in_force: int) -> list[Interval]:
     """Return the frame in force and the later ones of a span's own."""
+    if len(own) == 1 and own[0][0] <= in_force + 1:
+        return [(in_force, max(in_force + 1, own[0][1]))]
     opened = [(in_force, in_force + 1)]
     for first, last in own:
         if first <= in_force + 1:
