@@ -1,11 +1,12 @@
 """Planning, status and reconcile for a million hours, by simulation.
 
     python -m benchmarks.scale plan 1000000 10000000      seconds, CPU and memory of planning so many rows
+    python -m benchmarks.scale unnamed 10000000           the same where no row names its recording
     python -m benchmarks.scale splits 1000 100000         status, reconcile and side files for so many splits
     python -m benchmarks.scale footer 256 100000          reading one split's rows from a file of so many row groups
 
-The manifest is made as it would be found: Parquet files of a million rows, 12 s each, ten to a recording. Everything is
-written below TMPDIR and deleted afterwards. Each figure is taken in a process of its own.
+The manifest is made as it would be found: Parquet files of a million rows, 12 s each, ten to a recording; splits have
+ten hours. Everything is written below TMPDIR and deleted afterwards. Each figure is taken in a process of its own.
 """
 
 import argparse
@@ -28,11 +29,12 @@ ROWS_PER_FILE = 1_000_000
 PER_RECORDING = 10
 SECONDS = 12.0
 UNITS = 500
+HOURS = 10.0
 WORDS = ("the", "river", "was", "wide", "and", "we", "saw", "seven", "boats", "there", "today", "again")
 
 
-def write_manifest(folder: Path, rows: int) -> None:
-    """Write `part-NNNNN.parquet` files of short rows; a function of the number of rows alone."""
+def write_manifest(folder: Path, rows: int, named: bool) -> None:
+    """Write `part-NNNNN.parquet` files of short rows, which name their recordings or do not."""
     folder.mkdir(parents=True)
     for number, first in enumerate(range(0, rows, ROWS_PER_FILE)):
         index = np.arange(first, min(rows, first + ROWS_PER_FILE))
@@ -51,6 +53,8 @@ def write_manifest(folder: Path, rows: int) -> None:
                 "language": pa.array(["en"] * len(index)),
             }
         )
+        if not named:
+            table = table.drop_columns("recording")
         pq.write_table(table, folder / f"part-{number:05d}.parquet", row_group_size=100_000, compression="zstd")
 
 
@@ -59,14 +63,14 @@ def _named(prefix: str, numbers: Any) -> Any:
     return pc.binary_join_element_wise(pa.scalar(prefix), digits, "")
 
 
-def plan_manifest(folder: Path, rows: int) -> dict[str, Any]:
+def plan_manifest(folder: Path, rows: int, named: bool = True) -> dict[str, Any]:
     from pipeline.manifest import manifest_base, read_manifest
     from pipeline.plan import write_plan
 
     manifest, out = folder / "manifest", folder / "out"
-    write_manifest(manifest, rows)
+    write_manifest(manifest, rows, named)
     with _measured() as told:
-        plan = write_plan(str(out / "plan"), manifest_base(str(manifest)), read_manifest(str(manifest)), "auto")
+        plan = write_plan(str(out / "plan"), manifest_base(str(manifest)), read_manifest(str(manifest)), HOURS)
     files = sorted((out / "plan").glob("*.parquet"))
     return told | {
         "hours": round(sum(plan.sizes) / 3600),
@@ -203,7 +207,7 @@ class _measured:
 
 CHILDREN: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "plan": plan_manifest, "status": status, "summary": summary, "listing": listing, "reconcile": reconcile,
-    "footer": read_footers,
+    "footer": read_footers, "unnamed": lambda folder, rows: plan_manifest(folder, rows, named=False),
 }  # fmt: skip
 
 
@@ -220,7 +224,7 @@ def main() -> None:
         print(json.dumps(CHILDREN[sys.argv[2]](Path(sys.argv[3]), int(sys.argv[4]))))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "splits", "footer"))
+    parser.add_argument("what", choices=("plan", "unnamed", "splits", "footer"))
     parser.add_argument("sizes", nargs="*", type=int)
     args = parser.parse_args()
     for size in args.sizes:

@@ -48,29 +48,31 @@ class Distinct:
 
     def _filtered(self, digest: bytes) -> bool:
         bits = self._filter
-        return all(bits[word >> 3] & (1 << (word & 7)) for word in _WORDS.unpack(digest))
+        for word in _WORDS.unpack(digest):
+            if not bits[word >> 3] >> (word & 7) & 1:
+                return False
+        return True
 
     def _spill(self) -> None:
         """Write what is in memory as a run, and enter it in the filter."""
         if not self._filter:
             self._filter = np.zeros(FILTER_BYTES, np.uint8).data  # pages come as they are written
-        bits = self._filter
-        ordered = sorted(self._recent)
-        for digest in ordered:
-            for word in _WORDS.unpack(digest):
-                bits[word >> 3] |= 1 << (word & 7)
-        self._runs.append(_Run(ordered))
+        ordered = np.sort(np.frombuffer(b"".join(self._recent), f"S{DIGEST_BYTES}"))
         self._recent = set()
+        words = np.sort(ordered.view("<u4"))
+        np.bitwise_or.at(np.frombuffer(self._filter, np.uint8), words >> 3, np.uint8(1) << (words & 7).astype(np.uint8))
+        self._runs.append(_Run(ordered.tobytes()))
 
 
 class _Run:
     """Sorted digests in a file, with every `FENCE`-th in memory."""
 
-    def __init__(self, ordered: list[bytes]) -> None:
+    def __init__(self, ordered: bytes) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the run)
-        self._file.writelines(ordered)
+        self._file.write(ordered)
         self._file.flush()
-        self._fences = ordered[::FENCE]
+        starts = range(0, len(ordered), FENCE * DIGEST_BYTES)
+        self._fences = [ordered[start : start + DIGEST_BYTES] for start in starts]
 
     def __contains__(self, digest: bytes) -> bool:
         block = bisect_right(self._fences, digest) - 1

@@ -16,11 +16,24 @@ class OwnedFolder:
 
     def __init__(self) -> None:
         remove_abandoned()
-        made = tempfile.mkdtemp(prefix=UNBORN)
-        self._descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.path = Path(made).with_name(Path(made).name[1:])
-        os.rename(made, self.path)  # with a lock from its first moment under this name
+        while (descriptor := self._born(Path(tempfile.mkdtemp(prefix=UNBORN)))) is None:
+            pass
+        self._descriptor = descriptor
+
+    def _born(self, made: Path) -> int | None:
+        """Lock a new folder and give it its name; return None where another process took it for abandoned before."""
+        self.path = made.with_name(made.name.removeprefix("."))
+        try:
+            descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(made, self.path)  # with a lock from its first moment under this name
+        except (BlockingIOError, FileNotFoundError):
+            os.close(descriptor)
+            return None
+        return descriptor
 
     def empty(self) -> None:
         """Remove what lies in it."""
@@ -38,17 +51,16 @@ class OwnedFolder:
 def remove_abandoned() -> None:
     """Remove folders of ours whose owner is dead."""
     for entry in os.scandir(tempfile.gettempdir()):
-        if not entry.name.startswith(PREFIX) or not entry.is_dir(follow_symlinks=False):
-            continue
-        if entry.stat(follow_symlinks=False).st_uid != os.getuid():
+        if not entry.name.startswith((PREFIX, UNBORN)):
             continue
         try:
             descriptor = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
+        except OSError:  # no folder, not ours to read, or gone
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(entry.path, ignore_errors=True)
+            if os.fstat(descriptor).st_uid == os.getuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path, ignore_errors=True)
         except BlockingIOError:
             continue
         finally:

@@ -52,14 +52,15 @@ def read_manifest(path: str) -> Iterator[Utterance | Reject]:
             audio in a store that no installed package reads.
     """
     seen = Distinct()
-    schemes = {""}
+    schemes = set[str]()
     recordings = _Recordings()
     usable = 0
     base = manifest_base(path)
     for index, raw in enumerate(raw_rows(path)):
         row = _row(raw, index, base)
         if isinstance(row, Utterance):
-            _require_package(scheme_of(row.location), schemes, raw.where)
+            if "://" in row.location:
+                _require_package(scheme_of(row.location), schemes, raw.where)
             if not seen.add(row.key):
                 detail = f"{raw.where}: id {row.id[:100]!r} was used by an earlier row"
                 yield Reject(
@@ -143,8 +144,9 @@ def _utterance(fields: dict[str, Any], index: int, base: str) -> Utterance:
         raise BadRow("'audio_filepath' is missing or empty")
     if "\0" in audio:
         raise BadRow("'audio_filepath' holds a NUL character")
+    location = locate(audio, base)
     try:
-        scheme_of(locate(audio, base))
+        scheme_of(location)
     except ValueError as error:
         raise BadRow(f"'audio_filepath' {error}") from None
     offset, duration = _seconds(fields, "offset"), _seconds(fields, "duration")
@@ -158,7 +160,7 @@ def _utterance(fields: dict[str, Any], index: int, base: str) -> Utterance:
         key=record_key(row_id),
         id=row_id,
         audio=audio,
-        location=locate(audio, base),
+        location=location,
         text=_text(fields, "text"),
         recording=_text(fields, "recording"),
         index=index,
@@ -176,6 +178,8 @@ def _text(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
     if value is None:
         return ""
+    if type(value) is str and value.isascii():
+        return value
     if isinstance(value, int) and not isinstance(value, bool) and name in ("id", "speaker", "recording"):
         return str(value)
     if not isinstance(value, str):
@@ -191,6 +195,8 @@ def _seconds(fields: dict[str, Any], name: str) -> float | None:
     value = fields.get(name)
     if value is None:
         return None
+    if type(value) is float and 0 <= value <= MAX_SECONDS:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise BadRow(f"'{name}' must be a number of seconds")
     if isinstance(value, int) and abs(value) > MAX_SECONDS:  # it may be too large for a float

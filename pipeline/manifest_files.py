@@ -6,9 +6,8 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipeline.manifest_tables import DamagedTable, parquet_rows
 from schemas.rejects import one_line
@@ -23,8 +22,7 @@ class ManifestError(ValueError):
     """The manifest as a whole cannot be used; the message names the file and the fix."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawRow:
+class RawRow(NamedTuple):
     """A row before its fields are checked: where it stands, and its fields or what is wrong with it."""
 
     where: str

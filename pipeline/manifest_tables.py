@@ -66,24 +66,27 @@ def _wanted(name: str) -> str:
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any] | None, str]]:
-    columns = [(name, _values(batch.column(name))) for name in batch.schema.names]
-    for index in range(batch.num_rows):
-        fields = {name: values[index] for name, values in columns}
-        if broken := [name for name, value in fields.items() if isinstance(value, bytes)]:
-            yield None, f"'{broken[0]}' is not valid Unicode"
-            continue
-        channel = fields.get("channel")
-        if isinstance(channel, float) and channel.is_integer():  # a column with gaps, as pandas writes it
-            fields["channel"] = int(channel)
-        yield fields, ""
+    names, broken = batch.schema.names, dict[int, str]()
+    columns = [_values(batch.column(name), name, broken) for name in names]
+    for index, values in enumerate(zip(*columns, strict=True)):
+        if index in broken:
+            yield None, f"'{broken[index]}' is not valid Unicode"
+        else:
+            yield dict(zip(names, values, strict=True)), ""
 
 
-def _values(column: pa.Array) -> list[Any]:
-    """Return a column's values; text that is not UTF-8, which nothing checks when a file is written, as bytes."""
+def _values(column: pa.Array, name: str, broken: dict[int, str]) -> list[Any]:
+    """Return a column's values; enter the rows whose text is not UTF-8, which nothing checks when a file is written."""
     try:
-        return list(column.to_pylist())
+        values = column.to_pylist()
     except UnicodeDecodeError:
-        return [_value(column, index) for index in range(len(column))]
+        values = [_value(column, index) for index in range(len(column))]
+        for index, value in enumerate(values):
+            if isinstance(value, bytes):
+                broken.setdefault(index, name)
+    if name == "channel" and types.is_floating(column.type):  # a column with gaps, as pandas writes it
+        return [int(value) if value is not None and value.is_integer() else value for value in values]
+    return list(values)
 
 
 def _value(column: pa.Array, index: int) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, repeat
+from operator import attrgetter
 from typing import Any
 
 import fsspec
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.distinct import Distinct
 from pipeline.folders import OwnedFolder
 from pipeline.manifest import ManifestError, locate
-from pipeline.plan_files import SPLITS_PER_FILE, RowsWriter, Spool, batched, rows_file, rows_files
+from pipeline.plan_files import SPLITS_PER_FILE, SPOOLED, RowsWriter, Spool, batched, rows_file, rows_files
 from pipeline.removed import read_removed, root_of_rows
 from pipeline.storage import join, publish_json, read_json
 from schemas.clock import SAMPLE_RATE, Samples
@@ -35,6 +36,8 @@ UNKNOWN_SECONDS = 10.0
 come without a duration, above all. With nothing, all of them would make one split."""
 SPOOLED_ROWS = 20_000
 """Rows in hand at a time while a manifest is read."""
+
+_SAID = attrgetter(*SPOOLED[:-2])  # all but the reason and the detail of a reject
 
 Row = Utterance | Reject
 
@@ -206,7 +209,7 @@ def write_plan(
             for chunk in batched(rows, SPOOLED_ROWS):
                 lengths = lengths_of(chunk)
                 unknown = unknown_seconds if None in lengths else unknown
-                spool.add([_to_row(row, 0) for row in chunk], _weights(lengths, max_seconds, unknown_seconds))
+                spool.add([_to_row(row) for row in chunk], _weights(lengths, max_seconds, unknown_seconds))
         if not spool.count:
             raise ManifestError("there is no row to plan")
         splits = assign(spool.recordings(), spool.total, hours_per_shard)
@@ -275,18 +278,12 @@ def all_rows(plan: Plan) -> Iterator[Row]:
                     yield removed.apply(_from_row(row, plan.base))
 
 
-def _to_row(row: Row, split: int) -> dict[str, Any]:
-    if isinstance(row, Reject):
-        empty = {name: "" for name in ("audio", "text", "recording", "speaker", "language", "license", "source")}
-        where = {"split": split, "index": -1, "key": row.key, "id": _storable(row.id), "offset": 0}
-        return {**empty, **where, "reason": row.reason.value, "detail": row.detail}
-    plain = ("index", "key", "id", "audio", "text", "recording", "offset", "length", "channel", "speaker", "language")
-    return {
-        "split": split,
-        "license": row.license,
-        "source": row.source,
-        **{name: getattr(row, name) for name in plain},
-    }
+def _to_row(row: Row) -> tuple[Any, ...]:
+    """Return the values of a row in the order of `SPOOLED`."""
+    if isinstance(row, Utterance):
+        return (*_SAID(row), None, None)
+    said = {"index": -1, "key": row.key, "id": _storable(row.id), "offset": 0, "length": None, "channel": None}
+    return (*(said.get(name, "") for name in SPOOLED[:-2]), row.reason.value, row.detail)
 
 
 def _storable(text: str) -> str:

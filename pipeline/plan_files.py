@@ -8,7 +8,7 @@ hundred kilobytes however many splits there are.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,7 +22,11 @@ from pipeline.storage import is_remote, join, make_dirs, publish_file
 from schemas.tables import ROWS
 
 SPLITS_PER_FILE = 256
+SPOOLED = ROWS.names[1:]
+"""What a row says before its split is known."""
 SPOOL = ROWS.append(pa.field("seconds", pa.float64(), nullable=False))
+_SORTED = sorted(ROWS.names)
+_NOT_SAID = {True: ("reason", "detail"), False: ("length", "channel")}
 
 Item = TypeVar("Item")
 
@@ -45,12 +49,18 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def hashed_form(row: Mapping[str, Any]) -> bytes:
-    """Return what a row adds to the fingerprint of a plan: the canonical JSON of what it says."""
-    without = ("reason", "detail") if row["reason"] is None else ("length", "channel")
-    said = {name: value for name, value in row.items() if name not in without}
-    data: bytes = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
-    return data
+def hashed_forms(rows: pa.Table) -> Iterator[bytes]:
+    """Yield what each row adds to the fingerprint of a plan: the canonical JSON of what it says.
+
+    Args:
+        rows: a table of `schemas.tables.ROWS`.
+    """
+    columns = [rows.column(name).to_pylist() for name in _SORTED]
+    for values in zip(*columns, strict=True):
+        row = dict(zip(_SORTED, values, strict=True))
+        for name in _NOT_SAID[row["reason"] is None]:
+            del row[name]
+        yield orjson.dumps(row)
 
 
 class Spool:
@@ -71,9 +81,10 @@ class Spool:
     def __exit__(self, *problem: object) -> None:
         self._writer.close()
 
-    def add(self, rows: list[dict[str, Any]], seconds: list[float]) -> None:
-        columns = {name: [row.get(name) for row in rows] for name in ROWS.names}
-        self._writer.write_table(pa.table({**columns, "seconds": seconds}, schema=SPOOL))
+    def add(self, rows: list[tuple[Any, ...]], seconds: list[float]) -> None:
+        """Take rows, each with its values in the order of `SPOOLED`, and their audio seconds."""
+        columns = dict(zip(SPOOLED, zip(*rows, strict=True), strict=True))
+        self._writer.write_table(pa.table({"split": [0] * len(rows), **columns, "seconds": seconds}, schema=SPOOL))
         for weight in seconds:  # in order: another order may round the sum to another cut
             self.total += weight
         self.count += len(rows)
@@ -128,8 +139,8 @@ class RowsWriter:
             part = table.slice(start, count)
             part = part.set_column(0, ROWS.field("split"), pa.array([split] * count, pa.int32()))
             self._parts.append(part)
-            for row, weight in zip(part.to_pylist(), seconds[start : start + count], strict=True):
-                self._hash.update(hashed_form(row))
+            self._hash.update(b"".join(hashed_forms(part)))
+            for weight in seconds[start : start + count]:
                 self.sizes[-1] += weight
             self.inputs[-1] += count
             start += count

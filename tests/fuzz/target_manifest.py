@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.manifest import ManifestError, read_manifest
 from pipeline.plan import _to_row
+from pipeline.plan_files import SPOOLED
 from schemas.records import Utterance
 from schemas.rejects import Reject
 from schemas.tables import ROWS
@@ -46,7 +47,7 @@ def check(kind: str, data: bytes) -> None:
             keys.add(row.key)
             if isinstance(row, Reject):
                 require_line(row.detail)
-            rows.append(_to_row(row, 0))
+            rows.append({"split": 0, **dict(zip(SPOOLED, _to_row(row), strict=True))})
     except ManifestError as error:
         require_line(str(error))
         return

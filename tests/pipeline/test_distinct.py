@@ -63,7 +63,7 @@ def test_what_stays_in_memory_is_the_filter_and_the_latest():
 
 
 def test_bytes_that_lie_across_two_digests_are_no_digest():
-    run = distinct._Run([b"\0" * 8 + b"\2" * 8, b"\1" * 8 + b"\3" * 8, b"\2" * 8 + b"\1" * 8])
+    run = distinct._Run(b"".join([b"\0" * 8 + b"\2" * 8, b"\1" * 8 + b"\3" * 8, b"\2" * 8 + b"\1" * 8]))
     assert b"\2" * 8 + b"\1" * 8 in run  # it also lies across the first two
-    assert b"\2" * 8 + b"\1" * 8 not in distinct._Run([b"\0" * 8 + b"\2" * 8, b"\1" * 8 + b"\3" * 8])
+    assert b"\2" * 8 + b"\1" * 8 not in distinct._Run(b"".join([b"\0" * 8 + b"\2" * 8, b"\1" * 8 + b"\3" * 8]))
     assert b"\3" * 8 + b"\2" * 8 not in run
