@@ -1,14 +1,14 @@
 """`interloom plan --estimate`: what a build of the plan will cost, as a table or as JSON."""
 
 import json
-import math
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from jobs.amounts import duration, size
 from jobs.console import progress_bar
-from jobs.status import duration
+from jobs.estimate_errors import keep
 from pipeline.build import planned
 from pipeline.estimate import Estimate, estimate
 from pipeline.job import Limits
@@ -18,12 +18,13 @@ from schemas.recipe import Recipe
 def estimate_step(
     console: Console, recipe: Recipe, out: str, *, workers: int, minutes: float, device: str, as_json: bool
 ) -> None:
-    """Measure a sample of a planned folder and print what the build will cost."""
+    """Measure a sample of a planned folder, print what the build will cost, and keep it for `status --summary`."""
     quiet = Console(stderr=True, soft_wrap=True) if as_json else console
     with progress_bar(quiet, "sample") as progress:
         found = estimate(
             planned(out), recipe, workers=workers, limits=Limits(device=device), seconds=minutes * 60, progress=progress
         )
+    keep(out, found.to_json())
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, sort_keys=True))
         return
@@ -52,14 +53,8 @@ def table_of(found: Estimate) -> Table:
     table.add_row("CPU, fit", f"{found.fit_cpu_hours:,.3f} h")
     table.add_row("GPU", f"{found.gpu_hours:,.3f} h" if found.gpu_hours else "none")
     table.add_row(f"wall, {found.workers:,} workers", duration(found.wall_hours * 3600))
-    table.add_row("storage", _size(found.bytes))
-    table.add_row("  without audio", _size(found.bytes_without_audio))
+    table.add_row("storage", size(found.bytes))
+    table.add_row("  without audio", size(found.bytes_without_audio))
     table.add_row("objects", f"{found.objects:,}")
     table.add_row("requests", f"{requests}; polling {found.polling:,} LIST")
     return table
-
-
-def _size(count: float) -> str:
-    units = ("bytes", "kB", "MB", "GB", "TB", "PB")
-    power = min(len(units) - 1, int(math.log10(max(1.0, count)) / 3))
-    return f"{count / 1000**power:,.2f} {units[power]}"

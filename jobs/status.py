@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from jobs.amounts import duration
 from jobs.status_summary import stage_records, summary_text, tidy
 from pipeline.metrics import metrics, write_prometheus
 from pipeline.status import Observer, Status
@@ -185,12 +186,3 @@ def as_json(status: Status) -> dict[str, object]:
     found["failures"] = [{"error": f.error, "split": f.split} for f in status.failures]
     found["strikes"] = [{"count": s.count, "key": s.key, "split": s.split} for s in status.struck]
     return found
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time as a person says it: two units at most."""
-    whole = round(seconds)
-    for size, big, small, part in ((86400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {big} {whole % size // part} {small}"
-    return f"{whole} s"

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from jobs.estimate_errors import compared
 from pipeline.build import PlanError, planned, planned_recipe
 from pipeline.finish import CODE_VERSION
 from pipeline.recipes import RecipeError
@@ -34,6 +35,7 @@ def summary_text(status: Status) -> str:
         ),
         *_field("stages", _stages(status)),
         *_field("stage records", stage_records(status) or "no timings"),
+        *_field("estimate", compared(status)),
         *_field("slowest splits", _slowest(status)),
         *_field("failures", f"{len(status.failures):,}"),
         *(f"  split {failure.split}: {tidy(failure.error, status.root)}" for failure in status.failures[:FAILURES]),

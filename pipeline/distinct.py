@@ -48,7 +48,7 @@ class Distinct:
 
     def _filtered(self, digest: bytes) -> bool:
         bits = self._filter
-        for word in _WORDS.unpack(digest):
+        for word in _WORDS.unpack(digest):  # noqa: SIM110 (twice as fast as `all`)
             if not bits[word >> 3] >> (word & 7) & 1:
                 return False
         return True

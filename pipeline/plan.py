@@ -5,10 +5,12 @@ Deterministic and independent of engine and worker count. Consecutive rows, a re
 from 256 splits on, further files follow it (`pipeline/plan_files.py`).
 """
 
+import gc
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, repeat
 from operator import attrgetter
@@ -184,6 +186,19 @@ def _grouped(pairs: Iterable[tuple[str | None, float]]) -> Iterator[tuple[str, l
         yield name, weights
 
 
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Keep the interpreter from looking for cycles, of which planning makes none: a fifth of the time for many rows."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_search_for_cycles()
 def write_plan(
     root: str,
     base: str,

@@ -6,7 +6,7 @@ Only commit records decide what is done. `work/` may be deleted at any time and 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.build import planned
 from pipeline.fit import load_artifacts
@@ -49,6 +49,7 @@ class Counts:
 
     Attributes:
         splits: how many commit records were read.
+        bytes: of the files that they name.
         reasons: rejects by reason.
     """
 
@@ -56,6 +57,7 @@ class Counts:
     inputs: int = 0
     records: int = 0
     rejects: int = 0
+    bytes: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -112,8 +114,14 @@ class Status:
         return sums
 
 
-SplitCounts = tuple[int, int, int, tuple[tuple[str, int], ...]]
-"""Inputs, records, rejects, and rejects by reason of one split."""
+class SplitCounts(NamedTuple):
+    """What one commit record counts; `size` are the bytes of the files that it names."""
+
+    inputs: int
+    records: int
+    rejects: int
+    size: int
+    reasons: tuple[tuple[str, int], ...]
 
 
 class Observer:
@@ -188,15 +196,15 @@ class Observer:
 
     def _sums(self) -> Counts:
         reasons: Counter[str] = Counter()
-        inputs = records = rejects = 0
-        for counts in self._counts.values():
-            inputs, records, rejects = inputs + counts[0], records + counts[1], rejects + counts[2]
-            reasons.update(dict(counts[3]))
+        every = self._counts.values()
+        for counts in every:
+            reasons.update(dict(counts.reasons))
         return Counts(
             splits=len(self._counts),
-            inputs=inputs,
-            records=records,
-            rejects=rejects,
+            inputs=sum(counts.inputs for counts in every),
+            records=sum(counts.records for counts in every),
+            rejects=sum(counts.rejects for counts in every),
+            bytes=sum(counts.size for counts in every),
             reasons=dict(reasons.most_common()),
         )
 
@@ -204,7 +212,8 @@ class Observer:
 def _counts_of(record: Any) -> SplitCounts | None:
     try:
         reasons = tuple((str(reason), int(count)) for reason, count in record["reasons"].items())
-        return int(record["inputs"]), int(record["records"]), int(record["rejects"]), reasons
+        size = sum(int(file["bytes"]) for file in record["files"].values())
+        return SplitCounts(int(record["inputs"]), int(record["records"]), int(record["rejects"]), size, reasons)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from jobs.amounts import duration, size
 from jobs.cli import main
 from jobs.console import print_summary
-from jobs.status import Wanted, duration, lines_of, one_line, status_step
+from jobs.estimate_errors import keep
+from jobs.status import Wanted, lines_of, one_line, status_step
 from jobs.status_summary import summary_text, tidy
 from pipeline import status as status_module
 from pipeline.plan import Plan
@@ -189,6 +191,40 @@ def test_the_summary_holds_what_a_ticket_needs_and_no_secret(folder, monkeypatch
         assert part in text, part
     for secret in ("hunter2", "abc", folder, "/home/someone"):
         assert secret not in text
+
+
+def test_an_estimate_is_compared_with_the_finished_build(folder):
+    def told() -> str:
+        text = summary_text(Observer(folder, everything=True).look())
+        return (
+            next(line for line in text.splitlines() if line.startswith("estimate:")).removeprefix("estimate:").strip()
+        )
+
+    assert told() == "none"
+    said = {"cpu_hours_by_stage": {"decode": 3.0 / 3600, "align": 3.0 / 3600}, "wall_hours": 0.01, "workers": 2}
+    keep(folder, {**said, "records": 12, "bytes": 5_000_000})
+    assert told() == ("CPU 6 s, wall 36 s with 2 workers, 12 records, 5.00 MB; compared when the build is finished")
+    for split in range(4):
+        build_split(folder, split)
+        publish_json({**timing(split), "started": 100.0 + 20 * split}, f"{folder}/work/timings/{split:06d}.json")
+    assert told().endswith("compared when the build is finished")
+    publish_json({"fingerprint": "f"}, f"{folder}/dataset.json")
+    wrote = sum(
+        file["bytes"]
+        for split in range(4)
+        for file in json.loads(Path(folder, "shards", f"shard-{split:06d}.commit.json").read_text())["files"].values()
+    )
+    records = Observer(folder).look().counts.records
+    assert told() == (
+        "CPU 6 s, took 6 s (+0.0%); wall 36 s with 2 workers, took 1 min 2 s (-41.9%); "
+        f"records 12, are {records} ({12 / records - 1:+.1%}); "
+        f"shards 5.00 MB, are {size(wrote)} ({5_000_000 / wrote - 1:+.1%})"
+    )
+    Path(folder, "work", "timings", "000002.json").unlink()
+    assert told().endswith("compared when the build is finished")
+    for damaged in ({}, [1], "x", {**said, "records": "many"}, {**said, "cpu_hours_by_stage": 3}):
+        keep(folder, damaged)
+        assert told() == "none"
 
 
 def test_tidy_makes_one_line():
