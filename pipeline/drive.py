@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commit import keep_valid, valid_commit, valid_commits
+from pipeline.engine_log import EngineLog
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
 from pipeline.executor.signs import REMOTE_SECONDS, beats
@@ -32,7 +33,6 @@ from pipeline.plan import Plan
 from pipeline.process import kill_marked, spawn
 from pipeline.status_files import commit_times
 from pipeline.storage import is_remote, join, list_names, read_json, remove
-from schemas.urls import without_secrets
 
 MAX_ENGINE_STARTS = 3
 MARK = "INTERLOOM_RUN"
@@ -41,9 +41,6 @@ SIGNS_AWAITED = 3
 """Signs of life that may fail to come, each, before an engine passes for dead."""
 LOOK_SHARE = 10.0
 """The driver waits so many times as long as its last look took: listing 100,000 splits takes a while."""
-
-READ_BYTES, TOLD_LINES, TOLD_CHARS = 2**16, 12, 2000
-"""Most of an engine's log that is read, and shown, where it is not kept."""
 
 Progress = Callable[[int, int, float, float], None]
 """Called with splits done, splits planned, audio seconds done, audio seconds planned."""
@@ -170,10 +167,12 @@ def _engine_home(root: str) -> Iterator[_Home]:
 def _run_engine(request: EngineRequest, home: _Home, plan: Plan, settings: EngineSettings, progress: Progress) -> str:
     """Run the engine process to its end or to a stall; return what went wrong, "" if nothing did."""
     job = request.job
-    log_path = _log_path(job.root, home)
-    with open(log_path, "ab") as log:
+    log = EngineLog(job.root)
+    try:
         env = {MARK: home.mark, "TMPDIR": home.folder}
-        process, connection = spawn("pipeline.engines.serve", log=log, session=True, env=env)
+        process, connection = spawn("pipeline.engines.serve", log=log.theirs, session=True, env=env)
+    finally:
+        log.handed_over()
     try:
         watch, handed = _Watch(job.root, len(plan.sizes), settings.stall_seconds), _Handover(connection, request)
         while process.poll() is None:
@@ -181,15 +180,16 @@ def _run_engine(request: EngineRequest, home: _Home, plan: Plan, settings: Engin
             if watch.commits_changed():
                 _show(progress, plan, watch.committed)
             if watch.stalled():
-                return f"no progress for {settings.stall_seconds:g} s, engine killed{_told(log_path, job.root)}"
+                return f"no progress for {settings.stall_seconds:g} s, engine killed{log.told()}"
         if process.returncode == 0:
             return ""
         ended = f"with status {process.returncode}" if handed.done else "at its start"
-        return f"engine ended {ended}{_told(log_path, job.root)}"
+        return f"engine ended {ended}{log.told()}"
     finally:
         _kill_group(process)
         kill_marked(MARK, home.mark)
         connection.close()
+        log.close()
 
 
 class _Handover:
@@ -262,28 +262,6 @@ def _explain(root: str, missing: list[int], problem: str) -> str:
     return (
         f"{len(missing)} splits have no valid commit record ({shown}): {because}. Run the same command again to resume"
     )
-
-
-def _log_path(root: str, home: _Home) -> str:
-    """Return where the engine's output goes: into the dataset's folder, or beside us, for as long as we live."""
-    if is_remote(root):
-        return f"{home.folder}/engine.log"
-    folder = Path(root) / "work" / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder / "engine.log")
-
-
-def _told(log_path: str, root: str) -> str:
-    """Return where the engine's log is, or its last lines where it is about to go."""
-    if not is_remote(root):
-        return f"; see {log_path}"
-    with open(log_path, "rb") as file:
-        begun = file.seek(max(0, os.path.getsize(log_path) - READ_BYTES))
-        text = file.read().decode("utf-8", "replace")
-    whole = text if begun == 0 else text.partition("\n")[2]  # half a line may be half a credential
-    lines = [line for line in without_secrets(whole).splitlines() if line.strip()]
-    said = " | ".join(lines[-TOLD_LINES:])[-TOLD_CHARS:]
-    return f"; its last lines: {said}" if said else "; it said nothing"
 
 
 def _remove_leftovers(root: str) -> None:
