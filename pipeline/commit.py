@@ -97,10 +97,15 @@ def valid_commits(root: str, fingerprint: str, splits: Iterable[int]) -> dict[in
         lagging = name not in present and is_remote(root)
         return file_size(join(root, "shards", name)) if lagging else present.get(name)
 
+    def slim(split: int) -> Any:
+        return _slim(read_json(commit_path(root, split)))
+
     chosen = sorted(committed_splits(present) & set(splits))
-    with ThreadPoolExecutor(FETCHERS if is_remote(root) else 1) as pool:
-        found = pool.map(lambda split: _slim(read_json(commit_path(root, split))), chosen)
-        records = dict(zip(chosen, found, strict=True))
+    if is_remote(root):
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            records = dict(zip(chosen, pool.map(slim, chosen), strict=True))
+    else:  # no thread: see `_Handover` in pipeline/drive.py
+        records = {split: slim(split) for split in chosen}
     return {split: record for split, record in sorted(records.items()) if _counts(record, fingerprint, split, size_of)}
 
 

@@ -8,8 +8,8 @@ import hashlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -176,7 +176,9 @@ def _run_engine(request: EngineRequest, home: _Home, plan: Plan, settings: Engin
     try:
         watch, handed = _Watch(job.root, len(plan.sizes), settings.stall_seconds), _Handover(connection, request)
         while process.poll() is None:
+            handed.go_on()
             time.sleep(POLL_SECONDS)
+            log.take()
             if watch.commits_changed():
                 _show(progress, plan, watch.committed)
             if watch.stalled():
@@ -193,21 +195,29 @@ def _run_engine(request: EngineRequest, home: _Home, plan: Plan, settings: Engin
 
 
 class _Handover:
-    """Hands a request over in a thread: an engine that stands still takes no more than fills the pipe.
+    """Hands a request over piece by piece: an engine that stands still takes no more than fills the pipe.
+
+    There is no thread for it, nor for the log: where memory is short, `Thread.start` may wait for ever, and nobody
+    watches the driver.
 
     Attributes:
         done: the engine took it.
     """
 
     def __init__(self, connection: Connection, request: EngineRequest) -> None:
-        self._connection, self._request = connection, bytes(ForkingPickler.dumps(request))
-        self.done = False
-        threading.Thread(target=self._send, name="handover", daemon=True).start()
+        data = bytes(ForkingPickler.dumps(request))
+        self._rest = memoryview(struct.pack("!i", len(data)) + data)  # as `Connection.send_bytes` frames it
+        self._descriptor = connection.fileno()
+        os.set_blocking(self._descriptor, False)
 
-    def _send(self) -> None:
-        with suppress(OSError):  # the engine is gone
-            self._connection.send_bytes(self._request)
-            self.done = True
+    @property
+    def done(self) -> bool:
+        return not self._rest
+
+    def go_on(self) -> None:
+        with suppress(OSError):  # the pipe is full, or the engine is gone
+            while self._rest:
+                self._rest = self._rest[os.write(self._descriptor, self._rest) :]
 
 
 class _Watch:

@@ -6,7 +6,7 @@ so much already becomes `engine.log.1` first. With an object store nothing is ke
 
 import fcntl
 import os
-import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from schemas.urls import without_secrets
 LOG_BYTES = 2**23
 READ_BYTES, TOLD_LINES, TOLD_CHARS = 2**16, 12, 2000
 """Most of the end that is kept, and shown, where there is no file."""
-CHUNK = 2**16
+PIPE_BYTES = 2**20
 F_SETPIPE_SZ = 1031
 WAIT_SECONDS = 5.0
 
 
 class EngineLog:
-    """A pipe and the thread that empties it, for as long as somebody can write.
+    """A pipe that is emptied whenever `take` is called; an engine that prints more meanwhile waits.
 
     Attributes:
         theirs: the writing end, for the engine.
@@ -37,20 +37,34 @@ class EngineLog:
         """
         self.path = "" if is_remote(root) else _made(Path(root) / "work" / "logs" / "engine.log")
         self._ours, self.theirs = os.pipe()
-        fcntl.fcntl(self._ours, F_SETPIPE_SZ, 2**20)
+        os.set_blocking(self._ours, False)
+        with suppress(OSError):  # a small pipe is slower, no more
+            fcntl.fcntl(self._ours, F_SETPIPE_SZ, PIPE_BYTES)
         self._left, self._dropped, self._tail, self._cut = LOG_BYTES, 0, b"", False
-        self._thread = threading.Thread(target=self._read, name="engine-log", daemon=True)
-        self._thread.start()
 
     def handed_over(self) -> None:
         """Close our copy of the writing end: now the pipe ends with the last process that can write."""
         os.close(self.theirs)
 
+    def take(self) -> bool:
+        """Take what is there; return whether more may come."""
+        try:
+            data = os.read(self._ours, PIPE_BYTES)
+        except BlockingIOError:
+            return True
+        self._cut |= len(self._tail) + len(data) > READ_BYTES
+        self._tail = (self._tail + data)[-READ_BYTES:]
+        kept = data[: self._left]
+        self._left -= len(kept)
+        self._dropped += len(data) - len(kept)
+        self._write(kept)
+        return bool(data)
+
     def told(self) -> str:
         """Return for the end of a message where the log is, or its last lines without credentials if it is nowhere."""
         if self.path:
             return f"; see {self.path}"
-        self._thread.join(timeout=1.0)
+        self.take()
         text = self._tail.decode("utf-8", "replace")
         whole = text.partition("\n")[2] if self._cut else text  # half a line may be half a credential
         lines = [line for line in without_secrets(whole).splitlines() if line.strip()]
@@ -58,17 +72,10 @@ class EngineLog:
         return f"; its last lines: {said}" if said else "; it said nothing"
 
     def close(self) -> None:
-        """Wait for the end, which comes with the death of all that could write."""
-        self._thread.join(timeout=WAIT_SECONDS)
-
-    def _read(self) -> None:
-        while data := os.read(self._ours, CHUNK):
-            self._cut |= len(self._tail) + len(data) > READ_BYTES
-            self._tail = (self._tail + data)[-READ_BYTES:]
-            kept = data[: self._left]
-            self._left -= len(kept)
-            self._dropped += len(data) - len(kept)
-            self._write(kept)
+        """Take the rest, to its end, which comes with the death of all that could write."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self.take() and time.monotonic() < deadline:
+            time.sleep(0.01)
         os.close(self._ours)
         if self._dropped:
             self._write(f"\n[{self._dropped:,} bytes more left out]\n".encode())

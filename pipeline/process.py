@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,8 @@ def spawn(
             start_new_session=session,
         )
 
-    child = _SPAWNER.submit(start).result()
+    # The main thread lives as long as the process too, and where memory is short no other may start.
+    child = start() if threading.current_thread() is threading.main_thread() else _SPAWNER.submit(start).result()
     theirs.close()
     return child, ours
 

@@ -1,5 +1,7 @@
 """The driver and an engine that misbehaves as a process: it stands still, ends at once, or says why on a far store."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import drive as module
 from pipeline.drive import EngineSettings, RunFailed, _Home, _run_engine, drive
+from pipeline.engine_log import LOG_BYTES
 from pipeline.engines import EngineRequest
 from pipeline.executor.signs import REMOTE_SECONDS
 from pipeline.process import spawn
@@ -59,6 +62,43 @@ def test_an_engine_that_takes_no_request_is_killed_however_long_the_request_is(e
     begun = time.monotonic()
     assert run(str(tmp_path / "out"), tmp_path, 100_000, 1.5).startswith("no progress for 1.5 s, engine killed; see ")
     assert time.monotonic() - begun < 30
+
+
+FLOODS = """
+import os, sys
+def main(pipe, parent):
+    for _ in range(40):
+        os.write(1, b"x" * 2**20)
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_flood_fills_no_disk(engine: Any, tmp_path: Path) -> None:
+    engine(FLOODS)
+    assert run(str(tmp_path / "out"), tmp_path, 3, 30.0).startswith("engine ended with status 3; see ")
+    log = (tmp_path / "out" / "work" / "logs" / "engine.log").read_bytes()
+    assert log[: LOG_BYTES + 2] == b"x" * LOG_BYTES + b"\n["
+    assert log.endswith(f"[{40 * 2**20 - LOG_BYTES:,} bytes more left out]\n".encode())
+
+
+STARVED = """
+import sys, threading
+from pathlib import Path
+from pipeline.drive import EngineSettings, drive
+from tests.poison import PoisonConfig, job_for
+job, plan = job_for(Path(sys.argv[1]), PoisonConfig())
+def never(self):
+    raise RuntimeError("a thread was started")
+threading.Thread.start = never
+drive(job, plan, EngineSettings(workers=1), lambda *_: None)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_the_driver_of_a_local_folder_starts_no_thread_which_might_wait_for_ever(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", STARVED, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
+    assert len(list((tmp_path / "shards").glob("*.commit.json"))) == 6
 
 
 @pytest.mark.timeout(60)

@@ -12,9 +12,11 @@ from pipeline.engine_log import EngineLog
 
 
 def printed(root: str, *parts: bytes) -> EngineLog:
+    """Return the log of an engine that printed so; it waits where the pipe is full."""
     log = EngineLog(root)
     for part in parts:
         os.write(log.theirs, part)
+        assert log.take()
     log.handed_over()
     log.close()
     return log
@@ -45,24 +47,34 @@ def test_a_full_disk_costs_lines_and_holds_nobody_up(tmp_path: Path, monkeypatch
     monkeypatch.setattr("builtins.open", full)
     for _ in range(100):
         os.write(log.theirs, b"x" * 2**16)
+        assert log.take()
     log.handed_over()
     log.close()
     monkeypatch.undo()
     assert Path(log.path).read_bytes() == b""
 
 
-def test_with_a_store_the_last_lines_are_kept_and_half_a_line_is_not_shown() -> None:
-    assert printed("memory://out").told() == "; it said nothing"
-    long = b"https://user:" + b"hunter2@" * 10_000 + b"\nthe end\n\n"
-    assert printed("memory://out", long).told() == "; its last lines: the end"
-    short = b"at https://user:hunter2@host/out?token=abc\n"
-    assert printed("memory://out", short).told() == "; its last lines: at https://host/out?token=..."
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "; it said nothing"),
+        (b"https://user:" + b"hunter2@" * 10_000 + b"\nthe end\n\n", "; its last lines: the end"),
+        (b"at https://user:hunter2@host/out?token=abc\n", "; its last lines: at https://host/out?token=..."),
+    ],
+)
+def test_with_a_store_the_last_lines_are_kept_and_half_a_line_is_not_shown(data: bytes, told: str) -> None:
+    log = EngineLog("memory://out")
+    os.write(log.theirs, data)
+    log.handed_over()
+    assert log.told() == told
+    log.close()
 
 
 def test_a_log_is_open_for_as_long_as_somebody_can_write(tmp_path: Path) -> None:
     log = EngineLog(str(tmp_path))
     other = os.dup(log.theirs)
     log.handed_over()
+    assert log.take()  # nothing yet
     os.write(other, b"a worker that outlives the engine")
     os.close(other)
     log.close()
