@@ -214,6 +214,23 @@ def test_parquet_gives_the_rows_of_jsonl(tmp_path: Path) -> None:
     assert list(read_manifest(table(tmp_path, with_gaps)))[:2] == want[:2]
 
 
+def test_text_of_a_table_that_is_no_unicode_costs_its_rows(tmp_path: Path) -> None:
+    texts = pa.array([b"good", b"\xff", b"also good", b"bad id"]).view(pa.string())
+    ids = pa.array([b"a", b"b\xff", b"c", b"\xc3"]).view(pa.string())
+    path = table(
+        tmp_path, {"audio_filepath": ["a.wav"] * 4, "text": texts, "id": ids, "channel": [None, 1.0, 2.0, 3.5]}
+    )
+    first, *rows = read_manifest(path)
+    assert isinstance(first, Utterance)
+    assert (first.id, first.text) == ("a", "good")
+    details = [row.detail if isinstance(row, Reject) else (row.id, row.text, row.channel) for row in rows]
+    assert details == [
+        "m.parquet:row 2: 'text' is not valid Unicode",
+        ("c", "also good", 2),
+        "m.parquet:row 4: 'id' is not valid Unicode",
+    ]
+
+
 def test_a_folder_of_parquet_files_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     for name in ("b", "a", "c"):

@@ -1,5 +1,6 @@
 """Plans in several files, in bounded memory, and equal to what a few lines make of all rows at once."""
 
+import gc
 import hashlib
 import json
 import os
@@ -164,6 +165,24 @@ def test_rows_are_taken_one_after_another_and_never_kept(tmp_path):
         patch.setattr(plan_module, "SPOOLED_ROWS", 100)
         assert sum(write_plan(str(tmp_path), "/", rows(), 0.01).inputs) == 5000
     assert most <= 210
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_planning_leaves_the_search_for_cycles_as_it_was(tmp_path, enabled):
+    def rows():
+        assert not gc.isenabled()
+        yield utterance(0, "a", 5)
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        write_plan(str(tmp_path), "/", rows(), 1.0)
+        assert gc.isenabled() == enabled
+        with pytest.raises(ManifestError):
+            write_plan(str(tmp_path), "/", [], 1.0)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_a_failed_plan_leaves_nothing_behind(tmp_path, monkeypatch):

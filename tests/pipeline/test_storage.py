@@ -98,6 +98,15 @@ def test_an_s3_bucket(line: Proxy, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_large_file_goes_up_in_parts_of_the_usual_size(line: Proxy, tmp_path: Path) -> None:
+    local, path = tmp_path / "large", f"s3://{BUCKET}/large/file.bin"
+    local.write_bytes(MEGABYTES * 13)
+    publish_file(local, path)
+    assert s3fs.S3FileSystem(use_listings_cache=False).info(path)["ETag"].strip('"').endswith("-3")  # 50 + 50 + 4 MiB
+    assert read_bytes(path) == local.read_bytes()
+
+
+@pytest.mark.slow
 def test_of_many_writers_one_wins(line: Proxy) -> None:
     path = f"s3://{BUCKET}/race/once.json"
     with ThreadPoolExecutor(8) as pool:
