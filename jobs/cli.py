@@ -15,8 +15,10 @@ from jobs.options import (
     engine_options,
     log_option,
     manifest_option,
+    memory_option,
     out_option,
     recipe_argument,
+    record_seconds_option,
     require_device,
     rooted,
     run_settings,
@@ -75,6 +77,8 @@ def run(recipe: str, overrides: Sequence[str], manifest: str, audio_root: str | 
     help="Audio that the estimate measures.",
 )
 @click.option("--device", default="auto", show_default=True, help="For models in the sample: auto, cpu, cuda, cuda:N.")
+@record_seconds_option
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @log_option
 @command
@@ -88,6 +92,8 @@ def plan(
     workers: int | None,
     sample_minutes: float,
     device: str,
+    record_seconds: float,
+    memory_gb: float,
     as_json: bool,
 ) -> None:
     """Cut a manifest into splits: one split makes one shard.
@@ -103,6 +109,7 @@ def plan(
 
     from jobs.estimate import estimate_step
     from jobs.steps import plan_step
+    from pipeline.job import Limits
 
     if not estimate and (as_json or workers is not None):
         raise click.UsageError("--json and --workers go with --estimate")
@@ -117,7 +124,7 @@ def plan(
             folder,
             workers=workers or os.cpu_count() or 1,
             minutes=sample_minutes,
-            device=device,
+            limits=Limits(device=device, record_seconds=record_seconds, max_rss_bytes=int(memory_gb * 2**30)),
             as_json=as_json,
         )
 

@@ -16,14 +16,12 @@ from schemas.recipe import Recipe
 
 
 def estimate_step(
-    console: Console, recipe: Recipe, out: str, *, workers: int, minutes: float, device: str, as_json: bool
+    console: Console, recipe: Recipe, out: str, *, workers: int, minutes: float, limits: Limits, as_json: bool
 ) -> None:
     """Measure a sample of a planned folder, print what the build will cost, and keep it for `status --summary`."""
     quiet = Console(stderr=True, soft_wrap=True) if as_json else console
     with progress_bar(quiet, "sample") as progress:
-        found = estimate(
-            planned(out), recipe, workers=workers, limits=Limits(device=device), seconds=minutes * 60, progress=progress
-        )
+        found = estimate(planned(out), recipe, workers=workers, limits=limits, seconds=minutes * 60, progress=progress)
     keep(out, found.to_json())
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, sort_keys=True))

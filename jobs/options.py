@@ -124,6 +124,20 @@ manifest_option = options(
     ),
 )
 out_option = click.option("--out", required=True, help="Dataset folder; the same folder again resumes.")
+record_seconds_option = click.option(
+    "--record-seconds",
+    type=click.FloatRange(0.1),
+    default=120.0,
+    show_default=True,
+    help="Time limit for one record.",
+)
+memory_option = click.option(
+    "--memory-gb",
+    type=click.FloatRange(0.5, 4096),
+    default=6.0,
+    show_default=True,
+    help="Memory limit of one worker.",
+)
 engine_options = options(
     click.option("--engine", type=click.Choice(ENGINES), default="local", show_default=True),
     click.option("--workers", type=click.IntRange(1), default=None, help="Splits at once.  [default: CPU cores]"),
@@ -134,21 +148,9 @@ engine_options = options(
         show_default=True,
         help="Restart an engine that stands still. With an object store 180 at least.",
     ),
-    click.option(
-        "--record-seconds",
-        type=click.FloatRange(0.1),
-        default=120.0,
-        show_default=True,
-        help="Time limit for one record.",
-    ),
+    record_seconds_option,
     limit("--split-seconds", 21600.0, "Time limit for one attempt at a split."),
-    click.option(
-        "--memory-gb",
-        type=click.FloatRange(0.5, 4096),
-        default=6.0,
-        show_default=True,
-        help="Memory limit of one worker.",
-    ),
+    memory_option,
     click.option(
         "--max-processes",
         type=click.IntRange(1),
