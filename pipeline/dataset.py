@@ -167,5 +167,5 @@ def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 raise tarfile.ReadError("it breaks off")
             if members:
                 yield key, members
-    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: numbers in a pax header
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:  # the last two: numbers in a pax header
         raise BadDataset(f"{url} is damaged ({error}); delete its commit record and run the build again") from error

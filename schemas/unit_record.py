@@ -110,6 +110,8 @@ class UnitRecord:
         """
         try:
             body = orjson.loads(members["json"])
+            if not isinstance(body, dict):
+                raise ValueError("the JSON is no object")
             words = Words.from_json(body.pop("words"))
             text, doubtful, num_samples = body.pop("text"), tuple(body.pop("doubtful")), body.pop("num_samples")
             if type(num_samples) is not int or num_samples < 0 or not {*map(type, doubtful)} <= {int}:
