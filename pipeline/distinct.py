@@ -21,6 +21,8 @@ FILTER_BYTES = 2**29
 DIGEST_BYTES = 16
 FENCE = 256
 """A run is read this many digests at a time."""
+SPILL_PARTS = 16
+"""A run enters the filter in so many parts: less memory for what numpy makes on the way."""
 
 _WORDS = struct.Struct("<4I")
 
@@ -57,10 +59,13 @@ class Distinct:
         """Write what is in memory as a run, and enter it in the filter."""
         if not self._filter:
             self._filter = np.zeros(FILTER_BYTES, np.uint8).data  # pages come as they are written
-        ordered = np.sort(np.frombuffer(b"".join(self._recent), f"S{DIGEST_BYTES}"))
-        self._recent = set()
-        words = np.sort(ordered.view("<u4"))
-        np.bitwise_or.at(np.frombuffer(self._filter, np.uint8), words >> 3, np.uint8(1) << (words & 7).astype(np.uint8))
+        data = b"".join(self._recent)
+        self._recent = set()  # before the arrays are made: it is the largest
+        ordered, bits = np.sort(np.frombuffer(data, f"S{DIGEST_BYTES}")), np.frombuffer(self._filter, np.uint8)
+        del data
+        for part in np.array_split(ordered, SPILL_PARTS):
+            words = part.view("<u4")
+            np.bitwise_or.at(bits, words >> 3, np.uint8(1) << (words & 7).astype(np.uint8))
         self._runs.append(_Run(ordered.tobytes()))
 
 
