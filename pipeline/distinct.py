@@ -50,7 +50,7 @@ class Distinct:
 
     def _filtered(self, digest: bytes) -> bool:
         bits = self._filter
-        for word in _WORDS.unpack(digest):  # noqa: SIM110 (twice as fast as `all`)
+        for word in _WORDS.unpack(digest):  # noqa: SIM110 (three times as fast as `all`)
             if not bits[word >> 3] >> (word & 7) & 1:
                 return False
         return True

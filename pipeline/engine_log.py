@@ -17,7 +17,6 @@ LOG_BYTES = 2**23
 READ_BYTES, TOLD_LINES, TOLD_CHARS = 2**16, 12, 2000
 """Most of the end that is kept, and shown, where there is no file."""
 PIPE_BYTES = 2**20
-F_SETPIPE_SZ = 1031
 WAIT_SECONDS = 5.0
 
 
@@ -39,7 +38,7 @@ class EngineLog:
         self._ours, self.theirs = os.pipe()
         os.set_blocking(self._ours, False)
         with suppress(OSError):  # a small pipe is slower, no more
-            fcntl.fcntl(self._ours, F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(self._ours, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._left, self._dropped, self._tail, self._cut = LOG_BYTES, 0, b"", False
 
     def handed_over(self) -> None:

@@ -16,24 +16,23 @@ class OwnedFolder:
 
     def __init__(self) -> None:
         remove_abandoned()
-        while (descriptor := self._born(Path(tempfile.mkdtemp(prefix=UNBORN)))) is None:
+        while not self._born(Path(tempfile.mkdtemp(prefix=UNBORN))):
             pass
-        self._descriptor = descriptor
 
-    def _born(self, made: Path) -> int | None:
-        """Lock a new folder and give it its name; return None where another process took it for abandoned before."""
+    def _born(self, made: Path) -> bool:
+        """Lock a new folder and give it its name; return False where another process took it for abandoned before."""
         self.path = made.with_name(made.name.removeprefix("."))
         try:
-            descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+            self._descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            return None
+            return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.rename(made, self.path)  # with a lock from its first moment under this name
         except (BlockingIOError, FileNotFoundError):
-            os.close(descriptor)
-            return None
-        return descriptor
+            os.close(self._descriptor)
+            return False
+        return True
 
     def empty(self) -> None:
         """Remove what lies in it."""

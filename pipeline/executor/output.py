@@ -6,7 +6,6 @@ import threading
 
 KEPT_BYTES = 2**14
 CHUNK = 2**20
-F_SETPIPE_SZ = 1031
 
 
 class Output:
@@ -18,7 +17,7 @@ class Output:
 
     def __init__(self, max_bytes: int) -> None:
         self._ours, self.theirs = os.pipe()
-        fcntl.fcntl(self._ours, F_SETPIPE_SZ, CHUNK)
+        fcntl.fcntl(self._ours, fcntl.F_SETPIPE_SZ, CHUNK)
         self._max, self._count, self._tail = max_bytes, 0, b""
         self._go_on = threading.Event()
         self._thread = threading.Thread(target=self._read, name="output", daemon=True)

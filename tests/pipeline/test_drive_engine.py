@@ -65,7 +65,7 @@ def test_an_engine_that_takes_no_request_is_killed_however_long_the_request_is(e
 
 
 FLOODS = """
-import os, sys
+import os
 def main(pipe, parent):
     for _ in range(40):
         os.write(1, b"x" * 2**20)

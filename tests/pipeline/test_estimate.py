@@ -195,16 +195,8 @@ def test_options_of_the_estimate_need_it(tmp_path):
 def test_the_sample_has_the_limits_that_were_asked_for(tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr("jobs.estimate.estimate_step", lambda *_, **options: given.update(options))
-    arguments = [
-        "plan",
-        "embedded",
-        "--manifest",
-        "examples/corpus/manifest.jsonl",
-        "--out",
-        str(tmp_path),
-        "--estimate",
-    ]
-    arguments += ["--memory-gb", "12.5", "--record-seconds", "7", "--device", "cpu", "--workers", "3"]
+    arguments = ["plan", "embedded", "--manifest", "examples/corpus/manifest.jsonl", "--out", str(tmp_path)]
+    arguments += ["--estimate", "--memory-gb", "12.5", "--record-seconds", "7", "--device", "cpu", "--workers", "3"]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     assert given["limits"] == Limits(device="cpu", record_seconds=7.0, max_rss_bytes=int(12.5 * 2**30))
     assert given["workers"] == 3

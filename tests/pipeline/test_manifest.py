@@ -110,6 +110,12 @@ def test_a_file_named_as_a_run_of_rows_is_another_recording(tmp_path: Path) -> N
     assert len(set(found)) == 6
 
 
+def test_a_file_may_have_the_name_of_an_id(tmp_path: Path) -> None:
+    names = [("b", "a"), ("a", "b"), ("c", "c")]
+    found = list(read_manifest(write(tmp_path, *({"audio_filepath": name, "id": i, "text": "x"} for name, i in names))))
+    assert [(row.recording, row.id) for row in found if isinstance(row, Utterance)] == names
+
+
 def test_csv_and_tsv_give_the_rows_of_jsonl(tmp_path: Path) -> None:
     row = {"audio_filepath": "a.wav", "text": "hello, you", "id": "1", "offset": 1.5, "duration": 2.0, "channel": 1}
     want = list(read_manifest(write(tmp_path, row)))
