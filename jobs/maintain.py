@@ -13,7 +13,9 @@ from pipeline.build import RunSettings
 from pipeline.recipes import load_recipe
 from pipeline.removal_checks import RemoveFailed
 from pipeline.remove import Takedown, remove
-from pipeline.repair import ASIDE, RepairFailed, Sources, repair
+from pipeline.repair import Sources, repair
+from pipeline.repair_checks import RepairFailed
+from pipeline.set_aside import ASIDE
 from pipeline.verify import as_json, bad_files, examine
 
 SHOWN = 20

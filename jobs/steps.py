@@ -10,6 +10,7 @@ from rich.table import Table
 from jobs.console import print_next, print_summary, progress_bar
 from pipeline.build import RunSettings, make_plan, run_build, run_fit, transcribe_first
 from pipeline.dataset import BadDataset, Dataset
+from pipeline.folder_lock import locked
 from pipeline.manifest import ManifestError
 from pipeline.preflight import preflight
 from pipeline.recipes import load_recipe
@@ -80,10 +81,13 @@ def transcribe_step(
 def whole_run(
     console: Console, recipe: Recipe, manifest: str, settings: RunSettings, audio_root: str | None = None
 ) -> int:
-    if recipe.transcribe is not None:
-        manifest, audio_root = transcribe_step(console, recipe, manifest, settings, audio_root)
-    plan_step(console, recipe, manifest, settings.out, audio_root)
-    code = build_step(console, recipe, settings)
+    """Transcribe where the recipe says so, plan, fit and build while nobody else may work in the folder; then audit."""
+    preflight(recipe)  # before there is a folder
+    with locked(settings.out):
+        if recipe.transcribe is not None:
+            manifest, audio_root = transcribe_step(console, recipe, manifest, settings, audio_root)
+        plan_step(console, recipe, manifest, settings.out, audio_root)
+        code = build_step(console, recipe, settings)
     if Dataset.open(settings.out).info["records"] and not is_remote(settings.out):
         audit_step(console, settings.out, None, 10, tables=False)
     where = settings.out

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.commit import commit_path, committed_splits
 from pipeline.dataset import Dataset
 from pipeline.drive import EngineSettings, Progress, drive
+from pipeline.folder_lock import locked
 from pipeline.job import Job, Limits
 from pipeline.plan import Plan
 from pipeline.reader.baked_blocks import FORMAT, BakedBlock, block_members, ids_dtype
@@ -147,6 +148,7 @@ def bake(config: BakeConfig, out: str, engine: EngineSettings, limits: Limits, p
         BadDataset: if the dataset is not finished.
         ValueError: if it lacks a stream that the sequence section wants, or the tokenizer does not do.
         RunFailed: if streams could not be written; see `pipeline.drive.drive`.
+        FolderInUse: if another run works in the folder.
     """
     dataset = Dataset.open(config.dataset)
     seconds = sum(dataset.shard_table["num_samples"].to_pylist()) * config.epochs / config.streams / SAMPLE_RATE
@@ -155,16 +157,17 @@ def bake(config: BakeConfig, out: str, engine: EngineSettings, limits: Limits, p
     tokenizer = tokenizer_artifact([dataset], config.sequence.vocabulary)
     info = _description(config, dataset, vocabulary, tokenizer)
     mark = fingerprint(info)
-    _require_own(out, mark)
-    publish_bytes(verified_bytes(tokenizer), join(out, info["tokenizer"]))
     sink = BakedSinkConfig(
         dtype=ids_dtype(vocabulary.size), blocks_per_shard=max(1, TOKENS_PER_SHARD // config.sequence.context)
     )
     job = Job(root=out, fingerprint=mark, source=config, sink=sink, limits=limits)
     plan = Plan(root=out, base="", fingerprint=mark, sizes=(seconds,) * config.streams, inputs=(0,) * config.streams)
-    records = drive(job, plan, engine, progress)
-    info |= {"fingerprint": mark, **_totals(records)}
-    publish_json(info, join(out, "baked.json"))
+    with locked(out):
+        _require_own(out, mark)
+        publish_bytes(verified_bytes(tokenizer), join(out, info["tokenizer"]))
+        records = drive(job, plan, engine, progress)
+        info |= {"fingerprint": mark, **_totals(records)}
+        publish_json(info, join(out, "baked.json"))
     return info
 
 

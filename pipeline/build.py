@@ -10,14 +10,15 @@ from pipeline import backends, chain
 from pipeline.commit import commit_path, committed_splits
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import finish
-from pipeline.fit import artifacts_json, fit, fit_fingerprint, load_artifacts, models_of
+from pipeline.fit import artifacts_json, fit, fit_fingerprint, load_artifacts, models_of, require_untold
+from pipeline.folder_lock import locked
 from pipeline.job import Job, Limits
 from pipeline.manifest import locate, manifest_base, read_manifest
 from pipeline.models import pin, resolved
 from pipeline.plan import Plan, Row, read_plan, write_plan
 from pipeline.recipes import parse_recipe, recipe_from, recipe_yaml
 from pipeline.remove import unfinished
-from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json
+from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json, remove_folder
 from pipeline.transcribe import transcribe
 from schemas.model_sections import ImportedSection
 from schemas.recipe import Recipe
@@ -47,40 +48,53 @@ def make_plan(manifest: str, recipe: Recipe, out: str, audio_root: str | None = 
     Raises:
         ManifestError: if the manifest cannot be used.
         PlanError: if the folder was planned from another manifest or with other settings.
+        FitError: if it holds the artifacts of a dataset, but not their listing.
+        FolderInUse: if another run works in the folder.
     """
     recipe = resolved(recipe)
-    existing = read_plan(join(out, "plan"))
     base = audio_root or manifest_base(manifest)
     rows = located(read_manifest(manifest), base)
     first = list(islice(rows, SAMPLE_OF_ROWS))
     require_alignments(recipe, first)
     rows = itertools.chain(first, rows)
     hours = recipe.plan.hours_per_shard
-    if existing is None:
-        plan = write_plan(join(out, "plan"), base, rows, hours, recipe.decode.max_seconds)
-    else:
-        as_before = (existing.max_seconds, existing.unknown_seconds)
-        plan = write_plan(join(out, "work", "plan"), base, rows, hours, *as_before)
-        if (plan.fingerprint, plan.base) != (existing.fingerprint, existing.base):
-            raise PlanError(f"{out} was planned from other rows than {manifest} holds now; use another --out")
-        plan = existing
-        _require_same_recipe(recipe, plan, out)
-    publish_bytes(recipe_yaml(recipe).encode(), join(out, "recipe.yaml"))
+    with locked(out):
+        existing = read_plan(join(out, "plan"))
+        if existing is None:
+            plan = write_plan(join(out, "plan"), base, rows, hours, recipe.decode.max_seconds)
+        else:
+            as_before = (existing.max_seconds, existing.unknown_seconds)
+            again = join(out, "work", "plan")
+            try:
+                plan = write_plan(again, base, rows, hours, *as_before)
+            finally:
+                remove_folder(again)  # ids, texts and paths of all rows
+            if (plan.fingerprint, plan.base) != (existing.fingerprint, existing.base):
+                raise PlanError(f"{out} was planned from other rows than {manifest} holds now; use another --out")
+            plan = existing
+            _require_same_recipe(recipe, plan, out)
+        publish_bytes(recipe_yaml(recipe).encode(), join(out, "recipe.yaml"))
     return plan
 
 
 def transcribe_first(
     manifest: str, recipe: Recipe, settings: RunSettings, progress: Progress, audio_root: str | None = None
 ) -> tuple[str, str]:
-    """Give every row without text its transcripts; return the new manifest and the root of its audio paths."""
+    """Give every row without text its transcripts; return the new manifest and the root of its audio paths.
+
+    Raises:
+        PlanError: if the recipe names no transcriber.
+        FolderInUse: if another run works in the folder.
+    """
     base = audio_root or manifest_base(manifest)
     rows = located(read_manifest(manifest), base)
     checkpoint = pin(recipe, transcribe=True).get("transcribe_model")
     if recipe.transcribe is None or checkpoint is None:
         raise PlanError("the recipe has no transcribe section: name a checkpoint there, or give every row a text")
     longest = recipe.transcribe.max_seconds
-    plan = write_plan(join(settings.out, "transcripts", "plan"), base, rows, recipe.plan.hours_per_shard, longest)
-    path = transcribe(settings.out, plan, recipe, checkpoint, settings.engine, settings.limits, progress)
+    with locked(settings.out):
+        plan = write_plan(join(settings.out, "transcripts", "plan"), base, rows, recipe.plan.hours_per_shard, longest)
+        path = transcribe(settings.out, plan, recipe, checkpoint, settings.engine, settings.limits, progress)
     return path, base
 
 
@@ -120,6 +134,7 @@ def _require_same_recipe(recipe: Recipe, plan: Plan, out: str) -> None:
     """Check that what was made so far was made with this recipe; reading-time sections may change."""
     loaded = load_artifacts(out)
     if loaded is None:
+        require_untold(out)
         return
     fitted, artifacts = loaded
     given = pin(recipe)
@@ -152,7 +167,14 @@ def planned(out: str) -> Plan:
 
 
 def run_fit(recipe: Recipe, settings: RunSettings, progress: Progress) -> dict[str, Artifact]:
-    return fit(settings.out, planned(settings.out), recipe, settings.engine, settings.limits, progress)
+    """Return the artifacts of a planned folder; see `pipeline.fit.fit`.
+
+    Raises:
+        FolderInUse: if another run works in the folder.
+    """
+    plan = planned(settings.out)
+    with locked(settings.out):
+        return fit(settings.out, plan, recipe, settings.engine, settings.limits, progress)
 
 
 def build_job(recipe: Recipe, plan: Plan, artifacts: dict[str, Artifact], settings: RunSettings) -> Job:
@@ -176,20 +198,31 @@ def run_build(
 
     Raises:
         PlanError: if a removal from the dataset was begun and not ended.
+        FolderInUse: if another run works in the folder.
     """
-    if unfinished(settings.out):
-        raise PlanError(f"{settings.out}: a removal is not finished; run `interloom remove` again")
     plan = planned(settings.out)
-    job = build_job(recipe, plan, artifacts, settings)
-    records = drive(job, plan, settings.engine, progress)
-    return finish(
-        settings.out,
-        plan=plan,
-        recipe=resolved(recipe),
-        records=records,
-        fingerprint=job.fingerprint,
-        contracts=chain.contracts(recipe, artifacts),
-        artifacts=artifacts_json(artifacts, settings.out),
-        aligner=backends.align_config(recipe, artifacts).metadata(),
-        transcription=read_json(join(settings.out, "transcripts", "transcribe.json")) if recipe.transcribe else None,
-    )
+    with locked(settings.out):
+        if unfinished(settings.out):
+            raise PlanError(f"{settings.out}: a removal is not finished; run `interloom remove` again")
+        job = build_job(recipe, plan, artifacts, settings)
+        records = drive(job, plan, settings.engine, progress)
+        return finish(
+            settings.out,
+            plan=plan,
+            recipe=resolved(recipe),
+            records=records,
+            fingerprint=job.fingerprint,
+            contracts=chain.contracts(recipe, artifacts),
+            artifacts=artifacts_json(artifacts, settings.out),
+            aligner=backends.align_config(recipe, artifacts).metadata(),
+            transcription=_transcription(settings.out, plan) if recipe.transcribe else None,
+        )
+
+
+def _transcription(out: str, plan: Plan) -> dict[str, Any] | None:
+    """Return what the transcriber did; where `transcripts/` was deleted, what `dataset.json` of the same plan says."""
+    said = read_json(join(out, "transcripts", "transcribe.json"))
+    if said is None:
+        info = read_json(join(out, "dataset.json"))
+        said = info.get("transcription") if isinstance(info, dict) and info.get("plan") == plan.fingerprint else None
+    return said if isinstance(said, dict) else None

@@ -40,15 +40,29 @@ def committed_splits(names: Iterable[str]) -> set[int]:
     return {int(match[1]) for name in names if (match := re.fullmatch(r"shard-(\d{6,})\.commit\.json", name))}
 
 
-def scratch_folder(root: str, split: int) -> Path:
-    """Make a fresh scratch folder for one attempt; on the same file system as `root` where that is local."""
+def scratch_folder(root: str, split: int, owner: str = "") -> Path:
+    """Make a fresh scratch folder for one attempt; on the same file system as `root` where that is local.
+
+    Where `root` is remote it lies in the temporary folder, which whoever started us removes.
+
+    Args:
+        root: the dataset's folder.
+        split: whose files it will receive.
+        owner: whose scratch is removed together, see `remove_scratch`.
+    """
     if is_remote(root):
         import tempfile
 
         return Path(tempfile.mkdtemp(prefix=f"interloom-{split:06d}-"))
-    folder = Path(root) / "work" / "tmp" / f"{split:06d}-{uuid.uuid4().hex}"
+    folder = Path(root) / "work" / "tmp" / owner / f"{split:06d}-{uuid.uuid4().hex}"
     folder.mkdir(parents=True)
     return folder
+
+
+def remove_scratch(root: str, owner: str = "") -> None:
+    """Remove the scratch folders of one owner, or of all."""
+    if not is_remote(root):
+        shutil.rmtree(Path(root) / "work" / "tmp" / owner, ignore_errors=True)
 
 
 def commit(root: str, split: int, fingerprint: str, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:

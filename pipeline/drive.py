@@ -6,13 +6,12 @@ for `stall_seconds` it is killed and started again on what is left. Reruns are f
 
 import hashlib
 import os
-import shutil
 import signal
 import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,7 +19,7 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import keep_valid, valid_commit, valid_commits
+from pipeline.commit import keep_valid, remove_scratch, valid_commit, valid_commits
 from pipeline.engine_log import EngineLog
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
@@ -41,6 +40,8 @@ SIGNS_AWAITED = 3
 """Signs of life that may fail to come, each, before an engine passes for dead."""
 LOOK_SHARE = 10.0
 """The driver waits so many times as long as its last look took: listing 100,000 splits takes a while."""
+LOOKS_A_STALL = 4
+"""But never longer than the time that an engine may stand still, divided by this."""
 
 Progress = Callable[[int, int, float, float], None]
 """Called with splits done, splits planned, audio seconds done, audio seconds planned."""
@@ -58,7 +59,8 @@ class EngineSettings:
         engine: `local`, `beam` or `ray`.
         workers: how many splits run at once.
         options: the engine's own options.
-        stall_seconds: an engine that shows no progress for this long is killed and started again.
+        stall_seconds: an engine that commits nothing and whose workers give no sign of life for this long is killed and
+            started again.
     """
 
     engine: EngineName = "local"
@@ -88,7 +90,7 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
         starts = 0
         while starts < MAX_ENGINE_STARTS:
             _show(progress, plan, done)
-            todo = plan.largest_first(set(splits) - set(done))
+            todo = _in_order(job.root, plan, set(splits) - set(done))
             if not todo:
                 log.tell("run_done", committed=len(done), planned=len(splits))
                 return done
@@ -98,6 +100,7 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
             )
             log.tell("engine_asked", engine=settings.engine, splits=len(todo), workers=settings.workers)
             problem = _run_engine(request, home, plan, settings, progress)
+            _remove_leftovers(job.root)
             before, done = len(done), _committed(job, splits)
             if problem:
                 log.tell("engine_failed", level="warning", problem=problem, committed=len(done) - before)
@@ -108,6 +111,12 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
             log.tell("run_failed", level="error", missing=len(missing), error=told)
             raise RunFailed(told)
         return done
+
+
+def _in_order(root: str, plan: Plan, splits: Iterable[int]) -> list[int]:
+    """Return the largest first, but last what failed in the last start: it may take its worker with it."""
+    failed = {join(root, "work", "failed", name) for name in list_names(join(root, "work", "failed"))}
+    return sorted(plan.largest_first(splits), key=lambda split: failure_path(root, split) in failed)
 
 
 def require_patience(root: str, stall_seconds: float) -> None:
@@ -221,31 +230,38 @@ class _Handover:
 
 
 class _Watch:
-    """Notices commit records and heartbeats."""
+    """Notices commit records and heartbeats.
+
+    A look may take as long as an engine may stand still, so that a silence is counted from the end of a look to the
+    beginning of another.
+
+    Attributes:
+        committed: planned splits that have a commit record, as of the last look.
+    """
 
     def __init__(self, root: str, planned: int, stall_seconds: float) -> None:
         self._root, self._planned, self._stall = root, planned, stall_seconds
-        self._last_look, self._last_change = 0.0, time.monotonic()
+        self._least = 5.0 if is_remote(root) else 0.5
+        self._last_look = self._next_look = self._last_change = time.monotonic()
         self._beats: dict[str, str] = {}
-        self._interval = self._least = 5.0 if is_remote(root) else 0.5
         self.committed: set[int] = set()
 
     def commits_changed(self) -> bool:
-        now = time.monotonic()
-        if now - self._last_look < self._interval:
-            return False
-        self._last_look = now
         begun = time.monotonic()
-        committed = set(commit_times(self._root, self._planned))
-        self._interval = max(self._least, LOOK_SHARE * (time.monotonic() - begun))
-        changed = committed != self.committed
-        if changed or self._heartbeats_changed():
+        if begun < self._next_look:
+            return False
+        committed = {split for split in commit_times(self._root, self._planned) if split < self._planned}
+        changed, alive = committed != self.committed, self._heartbeats_changed()
+        now = time.monotonic()
+        if changed or alive:
             self._last_change = now
+        self._last_look = begun
+        self._next_look = now + min(max(self._least, LOOK_SHARE * (now - begun)), self._stall / LOOKS_A_STALL)
         self.committed = committed
         return changed
 
     def stalled(self) -> bool:
-        return time.monotonic() - self._last_change > self._stall
+        return self._last_look - self._last_change > self._stall
 
     def _heartbeats_changed(self) -> bool:
         found = beats(self._root)
@@ -282,7 +298,7 @@ def _remove_leftovers(root: str) -> None:
     for name in list_names(join(root, "work", "alive")):
         remove(join(root, "work", "alive", name))
     if not is_remote(root):
-        shutil.rmtree(Path(root) / "work" / "tmp", ignore_errors=True)
+        remove_scratch(root)
         for folder in (Path(root) / "shards", *(Path(root) / "work").glob("*/")):
             for path in folder.glob("*.tmp-*"):
                 path.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ class Problem(StrEnum):
     TOTALS = "totals"
     """It disagrees with the commit records."""
     REMOVED = "removed"
-    """It holds a record that `removed.jsonl` lists, or a removal was begun and not ended."""
+    """It holds a row that `removed.jsonl` lists, or a removal was begun and not ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -83,6 +83,8 @@ class SplitReport:
         files: files that were hashed.
         records: records that were parsed.
         commit: the commit record as far as it can be read, without unit counts; None where it cannot.
+        listed: rows of the plan that `removed.jsonl` lists; None where the plan or the list was not read.
+        lost: rows that were removed and are not on that list; None where nothing in `shards/` can tell.
     """
 
     split: int
@@ -90,3 +92,5 @@ class SplitReport:
     files: int = 0
     records: int = 0
     commit: dict[str, Any] | None = None
+    listed: int | None = None
+    lost: int | None = None

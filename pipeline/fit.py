@@ -7,9 +7,11 @@ record: with it present, a rerun does nothing but hash the models again.
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
+
+import fsspec
 
 from pipeline import backends, chain
 from pipeline.drive import EngineSettings, Progress, drive
@@ -27,6 +29,7 @@ from stages.artifacts import verified_bytes
 from stages.checkpoints import BadCheckpoint, verified_path
 
 FORMAT = "interloom-artifacts/1"
+LISTING = "artifacts/artifacts.json"
 CANDIDATE_SPLITS = 1024
 """A plan of more splits is sampled from so many: the rows of a million hours do not fit in memory."""
 FIT_HOURS_PER_SPLIT = 0.125
@@ -44,7 +47,8 @@ def fit(
 
     Raises:
         BadCheckpoint: if a model that the recipe names is missing or is not what it says.
-        FitError: if the folder holds artifacts of other settings, or nothing usable was sampled.
+        FitError: if the folder holds artifacts of other settings, or of a dataset but not their listing, or nothing
+            usable was sampled.
     """
     given = pin(recipe)
     wanted = fit_fingerprint(plan, recipe, given)
@@ -53,16 +57,15 @@ def fit(
             raise FitError(f"{root}/artifacts were made with other settings, models or rows; use another --out")
         _require_sound(root, found[1])
         return found[1] | models_of(recipe, given)
+    require_untold(root)
     kept = _keep(root, recipe, given)
     trained = _train(root, plan, recipe, given, settings, limits, progress)
     entries = {name: {"path": _inside(root, artifact), "sha256": artifact.sha256} for name, artifact in kept.items()}
     entries |= trained
-    publish_json(
-        {"artifacts": entries, "fingerprint": wanted, "format": FORMAT}, join(root, "artifacts", "artifacts.json")
-    )
+    write_listing(root, entries, wanted)
     loaded = load_artifacts(root)
     if loaded is None:
-        raise FitError(f"{root}/artifacts/artifacts.json cannot be read back")
+        raise FitError(f"{root}/{LISTING} cannot be read back")
     return loaded[1] | models_of(recipe, given)
 
 
@@ -71,10 +74,25 @@ def _require_sound(root: str, artifacts: Artifacts) -> None:
         try:
             verified_path(artifact)
         except BadCheckpoint:
-            raise FitError(
-                f"{artifact.path} is missing or damaged: restore it, or delete {root}/artifacts/artifacts.json and run "
-                "`interloom fit`, which trains the same bytes again"
-            ) from None
+            mend = f"run `interloom repair {root}`"
+            if not isinstance(read_json(join(root, "dataset.json")), dict):
+                mend = f"delete {root}/{LISTING} and run `interloom fit`, which trains the same bytes again"
+            raise FitError(f"{artifact.path} is missing or damaged: restore it, or {mend}") from None
+
+
+def require_untold(root: str) -> None:
+    """Check that no artifact is there that `dataset.json` names: training anew would replace what the shards hold.
+
+    Raises:
+        FitError: if one is.
+    """
+    filesystem, key = fsspec.core.url_to_fs(root, use_listings_cache=False)
+    entries = kept_entries(read_json(join(root, "dataset.json"))).values()
+    if any(filesystem.find(f"{key}/{entry['path']}") for entry in entries):  # a folder may be left, and empty
+        raise FitError(
+            f"{root}/{LISTING} is missing or damaged, and {root}/dataset.json was made with what lies beside it: run "
+            f"`interloom repair {root}`, or restore it from a copy"
+        )
 
 
 def _keep(root: str, recipe: Recipe, given: Artifacts) -> dict[str, Artifact]:
@@ -165,18 +183,37 @@ def trained_sections(recipe: Recipe, given: Artifacts) -> set[str]:
     return {name for name, source in sources.items() if source is not None}
 
 
+def write_listing(root: str, entries: Mapping[str, Any], fingerprint: str) -> None:
+    """Write `artifacts/artifacts.json`, which vouches for what was fitted."""
+    publish_json({"artifacts": entries, "fingerprint": fingerprint, "format": FORMAT}, join(root, LISTING))
+
+
 def load_artifacts(root: str) -> tuple[str, dict[str, Artifact]] | None:
-    """Return the fit fingerprint and the artifacts of a folder, or None where it has none."""
-    value = read_json(join(root, "artifacts", "artifacts.json"))
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    """Return the fit fingerprint and the artifacts of a folder, or None where their listing is missing or damaged."""
+    value = read_json(join(root, LISTING))
+    if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("fingerprint"), str):
         return None
-    if not all(is_inside(item["path"]) for item in value["artifacts"].values()):
+    entries = value.get("artifacts")
+    if not isinstance(entries, dict) or not all(
+        is_entry(item) and is_inside(item["path"]) for item in entries.values()
+    ):
         return None
-    artifacts = {
-        name: Artifact(path=join(root, item["path"]), sha256=item["sha256"])
-        for name, item in value["artifacts"].items()
-    }
+    artifacts = {name: Artifact(path=join(root, item["path"]), sha256=item["sha256"]) for name, item in entries.items()}
     return value["fingerprint"], artifacts
+
+
+def kept_entries(info: Any) -> dict[str, dict[str, str]]:
+    """Return what `dataset.json` says of artifacts inside the dataset, as far as it can be read."""
+    entries = info.get("artifacts") if isinstance(info, dict) else None
+    if not isinstance(entries, dict):
+        return {}
+    kept = {name: entry for name, entry in entries.items() if is_entry(entry) and is_inside(entry["path"])}
+    return {name: entry for name, entry in kept.items() if entry["path"].startswith("artifacts/")}
+
+
+def is_entry(value: Any) -> bool:
+    """Tell whether a value names an artifact: a path and a sha256."""
+    return isinstance(value, dict) and isinstance(value.get("path"), str) and isinstance(value.get("sha256"), str)
 
 
 def _candidates(plan: Plan, recipe: Recipe) -> Iterator[Row]:

@@ -16,6 +16,12 @@ MemoryError: whether a hoarding record meets it, or the watchdog, or the kernel,
 ends with its journal as it is, so that all three end in the same reject.
 """
 SYSTEM_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+SYSTEM_ERRNOS |= {errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNABORTED, errno.ESHUTDOWN, errno.EHOSTDOWN}
+"""Of a disk, of what a process may have, and of a mount that is away."""
+
+MEMORY_MESSAGE = re.compile(r"\[enforce fail at alloc_cpu\.cpp|DefaultCPUAllocator: |std::bad_alloc")
+"""How the message of a plain RuntimeError begins where libraries in C++ find no memory."""
+NO_THREAD = "can't start new thread"
 
 DEVICE_ERRORS = {"torch.AcceleratorError", "torch.CudaError", "torch.DeferredCudaCallError", "torch.OutOfMemoryError"}
 """Of an accelerator that is gone, full or broken: package and class."""
@@ -49,6 +55,8 @@ def _attempt(stage: Stage[Any, Any], name: str, batch: Sequence[Any], notice: No
     except SYSTEM_ERRORS:
         raise
     except Exception as error:
+        if isinstance(error, RuntimeError) and MEMORY_MESSAGE.match(str(error)):
+            raise MemoryError(f"stage {name}: {error}") from error
         if _is_system(error):
             raise
         if len(batch) > 1:  # isolate the culprit: rerun one by one
@@ -63,6 +71,8 @@ def _attempt(stage: Stage[Any, Any], name: str, batch: Sequence[Any], notice: No
 
 def _is_system(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno in SYSTEM_ERRNOS:
+        return True
+    if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
         return True
     return isinstance(error, BrokenStage) or _is_of_device(error)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipeline.manifest_tables import DamagedTable, parquet_rows
+from schemas.path_errors import OF_THE_PATH
 from schemas.rejects import one_line
 
 MAX_LINE = 2**24
@@ -174,7 +175,7 @@ def _librispeech_rows(root: Path) -> Iterator[RawRow]:
                 continue
             row_id, _, text = line.decode("utf-8", "replace").removesuffix("\n").partition(" ")
             stem = transcript.parent / row_id
-            found = next((e for e in AUDIO_SUFFIXES if os.path.exists(f"{stem}.{e}")), "flac")
+            found = next((e for e in AUDIO_SUFFIXES if _exists(f"{stem}.{e}")), "flac")
             fields = {
                 "audio_filepath": str(relative / f"{row_id}.{found}"),
                 "text": text,
@@ -187,6 +188,19 @@ def _librispeech_rows(root: Path) -> Iterator[RawRow]:
                 yield RawRow(where=where, fields=None, problem=f"a line of more than {MAX_LINE >> 20} MiB")
                 continue
             yield RawRow(where=where, fields=fields)
+
+
+def _exists(path: str) -> bool:
+    """Whether there is such a file; an error that is not of its name is raised, since a guess would be planned."""
+    try:
+        os.stat(path)
+    except ValueError:
+        return False
+    except OSError as error:
+        if error.errno not in OF_THE_PATH:
+            raise
+        return False
+    return True
 
 
 def _name(path: str | Path) -> str:

@@ -41,6 +41,11 @@ class Commits:
             raise RemoveFailed(
                 f"{commit_path(self.root, split)} does not hold; run `interloom repair {self.root}` first"
             )
+        if record["reasons"].get(Reason.REMOVED.value, 0) > self.covered.get(split, 0):
+            raise RemoveFailed(
+                f"{self.root}/removed.jsonl lacks rows that were removed from split {split}; "
+                f"run `interloom repair {self.root}` first"
+            )
         if not sound:
             return
         if unknown := set(record) - {"files", "format", "plan", "split", *FACTS}:

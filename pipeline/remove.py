@@ -9,7 +9,7 @@ steps is what makes a crash harmless, whenever it comes:
 4. `dataset.json` goes, then those commit records: nobody can open the dataset, and nobody counts an old shard;
 5. split by split: the new commit record into `removing/`, the four files, the commit record;
 6. `shards.parquet`, `.nv-meta`, and `dataset.json` last;
-7. `removing/` goes.
+7. `removing/` goes, then what a repair has set aside of these splits in `work/damaged/`.
 
 Up to 4 the dataset is whole as it was; from 6 on it is whole without the rows; in between it says that it is not
 finished. Every file is replaced as a whole, and each new one can be made from its old or its new form, so running
@@ -31,20 +31,19 @@ from pipeline.folder_lock import locked
 from pipeline.models import referenced
 from pipeline.plan import Plan, load_rows, read_plan
 from pipeline.removal_checks import Commits, RemoveFailed
-from pipeline.removed import Removed, digest, is_removed, read_removed, write_removed
+from pipeline.removal_search import search
+from pipeline.removed import Removed, digest, read_removed, write_removed
+from pipeline.set_aside import ASIDE, names_of
 from pipeline.shard_without import write_without
 from pipeline.split_files import sha256_of
 from pipeline.storage import is_remote, join, list_names, publish_file, publish_json, read_json
 from pipeline.storage import remove as remove_file
 from schemas.recipe import Recipe
-from schemas.records import Utterance
 from schemas.rejects import Reason
 from schemas.tables import SHARDS
 from schemas.unit_record import BadRecord
 
 JOURNAL = "removing"
-Names = Mapping[str, str]
-"""sha256 to the name that was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,21 +67,6 @@ class Takedown:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """Where the rows are.
-
-    Attributes:
-        covered: split to the number of its rows that are or will be out.
-        rows: how many of these are new.
-        seen: sha256 of every name asked for that a row has.
-    """
-
-    covered: Mapping[int, int]
-    rows: int
-    seen: frozenset[str]
-
-
 def remove(
     root: str, progress: Progress, *, ids: Iterable[str] = (), recordings: Iterable[str] = (), reason: str = ""
 ) -> Takedown:
@@ -104,14 +88,16 @@ def remove(
         listed = read_removed(root)
         ended: list[int] = []
         if unfinished(root):  # what was begun is ended first: its copies in `removing/` are of its own list
-            ended = _carry_out(root, plan, info, listed, _search(plan, listed, {}, {}).covered, progress)
-        found = _search(plan, listed, wanted_ids, wanted_recordings)
+            ended = _carry_out(root, plan, info, listed, search(plan, {}, {}).covered, progress)
+        found = search(plan, wanted_ids, wanted_recordings)
         more = Removed.of(
-            ids={name: reason for name in wanted_ids if name in found.seen},
+            ids={name: reason for name in (wanted_ids.keys() & found.seen) | found.duplicates},
             recordings={name: reason for name in wanted_recordings if name in found.seen},
         )
         todo = _carry_out(root, plan, info, listed.with_more(more), found.covered, progress)
-    earlier = (wanted_ids.keys() & listed.ids.keys()) | (wanted_recordings.keys() & listed.recordings.keys())
+        _remove_copies(root, found.covered)
+    earlier = found.gone | (wanted_ids.keys() & listed.ids.keys())
+    earlier |= wanted_recordings.keys() & listed.recordings.keys()
     asked = [*wanted_ids.items(), *wanted_recordings.items()]
     return Takedown(
         rows=found.rows,
@@ -138,26 +124,6 @@ def _description(root: str) -> dict[str, Any]:
 
 def _journal(root: str, name: str | int) -> str:
     return join(root, JOURNAL, f"{name:06d}.json" if isinstance(name, int) else f"{name}.json")
-
-
-def _search(plan: Plan, listed: Removed, ids: Names, recordings: Names) -> _Found:
-    covered: dict[int, int] = {}
-    seen: set[str] = set()
-    new = 0
-    for split in range(len(plan.inputs)):
-        out = 0
-        for row in load_rows(plan.rows_path, split, plan.base):
-            if is_removed(row):
-                out += 1
-                continue
-            hits = {digest(row.id)} & ids.keys()
-            if recordings and isinstance(row, Utterance):
-                hits |= {digest(row.recording)} & recordings.keys()
-            seen |= hits
-            out, new = out + bool(hits), new + bool(hits)
-        if out:
-            covered[split] = out
-    return _Found(covered=covered, rows=new, seen=frozenset(seen))
 
 
 def _carry_out(
@@ -255,6 +221,14 @@ def _write_side_files(root: str, plan: Plan, info: dict[str, Any], commits: Comm
     # The report shows texts and plays clips of the dataset as it was.
     remove_file(join(root, "report.html"))
     publish_json({**info, **totals, "reasons": reasons, "shards": shards}, join(root, "dataset.json"))
+
+
+def _remove_copies(root: str, splits: Iterable[int]) -> None:
+    """Remove the files of these splits that a repair has set aside."""
+    present = list_names(join(root, ASIDE, "shards"))
+    for name in (name for split in splits for name in names_of(split)):
+        if name.removeprefix("shards/") in present:
+            remove_file(join(root, ASIDE, name))
 
 
 def _fitted(info: Mapping[str, Any]) -> tuple[str, ...]:

@@ -90,8 +90,12 @@ def is_removed(row: Utterance | Reject) -> bool:
     return isinstance(row, Reject) and row.reason is Reason.REMOVED
 
 
-def read_removed(root: str) -> Removed:
+def read_removed(root: str, *, damaged: bool = False) -> Removed:
     """Read the list of a dataset's folder; empty where there is none.
+
+    Args:
+        root: the folder.
+        damaged: leave out lines that cannot be read.
 
     Raises:
         BadRemovedList: if it is damaged.
@@ -101,9 +105,12 @@ def read_removed(root: str) -> Removed:
     found: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
     for number, line in enumerate((data or b"").splitlines(), 1):
         entry = _entry(line)
-        if entry is None:
-            raise BadRemovedList(f"{path}:{number} is damaged; restore the list from a copy, or remove the ids again")
-        found[entry["kind"]][entry["sha256"]] = entry["reason"]
+        if entry is not None:
+            found[entry["kind"]][entry["sha256"]] = entry["reason"]
+        elif not damaged:
+            raise BadRemovedList(
+                f"{path}:{number} is damaged; run `interloom repair {root}`, or restore it from a copy"
+            )
     return Removed(ids=found["id"], recordings=found["recording"])
 
 

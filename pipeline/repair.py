@@ -1,43 +1,50 @@
 """Repair a dataset: redo exactly what verify found, with the build's own driver, to the same bytes.
 
 Damaged files are not deleted but set aside in `work/damaged/`, commit records first, so that a crash leaves splits that
-do not count; running `repair` again, or a build, goes on from there. Before anything is touched it is made sure that
-the same bytes can come out: the sources are there, and this version of the software has the dataset's fingerprint.
+do not count; running `repair` again, or a build, goes on from there, and `repair` still knows what was there before
+(`pipeline/set_aside.py`). Before anything is touched it is made sure that the same bytes can come out: the sources are
+there, and this version of the software has the dataset's fingerprint.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from pipeline.build import RunSettings, build_job, make_plan, run_build, run_fit
+from pipeline import chain
+from pipeline.build import RunSettings, make_plan, run_build, run_fit
 from pipeline.commit import commit_path
-from pipeline.dataset import BadDataset
 from pipeline.drive import Progress
 from pipeline.findings import Finding, Problem
-from pipeline.fit import load_artifacts, models_of
+from pipeline.fit import LISTING, fit_fingerprint, kept_entries, load_artifacts, models_of, write_listing
 from pipeline.folder_lock import locked
-from pipeline.inside import is_inside
 from pipeline.models import pin
-from pipeline.plan import Plan, load_rows
+from pipeline.plan import Plan
 from pipeline.remove import unfinished
-from pipeline.split_files import exists, read_rejects, sha256_of, shard_names
-from pipeline.storage import is_remote, join, make_dirs, read_json, remove_folder
-from pipeline.verify import examine
-from pipeline.verify_plan import PLAN, RECIPE, ROWS_FILE, read_recipe, sound_plan
+from pipeline.removed import LIST, write_removed
+from pipeline.removed_lost import mended
+from pipeline.repair_checks import RepairFailed, require_sources
+from pipeline.set_aside import (
+    ASIDE,
+    PROMISED,
+    Promise,
+    begin,
+    end,
+    keep_artifacts,
+    names_of,
+    put_artifacts_back,
+    read_unfinished,
+    set_aside,
+)
+from pipeline.split_files import sha256_of
+from pipeline.storage import copy, file_size, join, list_names, move, read_json, remove, remove_folder
+from pipeline.verify import Verified, examine
+from pipeline.verify_plan import PLAN, RECIPE, ROWS_FILE, read_recipe, recipe_findings, sound_plan
 from schemas.recipe import Recipe
-from schemas.records import Utterance
 from schemas.rejects import Reason
-from schemas.urls import public_url
 
-ASIDE = "work/damaged"
-LISTING = "artifacts/artifacts.json"
-
-
-class RepairFailed(RuntimeError):
-    """What is damaged cannot be made again; the message says what is missing. Nothing that was sound is touched."""
+DATASET = "dataset.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,34 +84,86 @@ def repair(settings: RunSettings, progress: Progress, sources: Sources | None = 
         BadDataset: if the folder holds neither a dataset nor a plan.
         RepairFailed: if it cannot be repaired.
         RunFailed: if splits could not be built; see `pipeline.drive.drive`.
+        FolderInUse: if another process works in the folder.
     """
+    found = examine(settings.out, workers=workers)
+    if not found.findings and not read_unfinished(settings.out).names:
+        return Repaired(before=(), splits=(), aside=())
+    with locked(settings.out):
+        found = _with_artifacts_back(settings.out, found, workers)
+        return _repair(found, settings, progress, sources or Sources(), workers)
+
+
+def _repair(
+    found: Verified,
+    settings: RunSettings,
+    progress: Progress,
+    sources: Sources,
+    workers: int,
+    *,
+    again: bool = False,
+) -> Repaired:
     root = settings.out
-    found = examine(root, workers=workers)
+    begun = read_unfinished(root).promised
     if not found.findings:
+        if begun:
+            _require_promised(root, begun)
+            end(root)
         return Repaired(before=(), splits=(), aside=())
     if unfinished(root) or any(finding.problem is Problem.REMOVED for finding in found.findings):
         raise RepairFailed(f"{root}: a removal is not finished; run `interloom remove` with the same ids first")
     bad = {finding.path for finding in found.findings}
-    if "removed.jsonl" in bad:
-        raise RepairFailed(f"{root}/removed.jsonl: nothing vouches for what it should hold; restore it from a copy")
-    aside = _mend_plan(root, bad, sources or Sources())
+    aside = _mend_plan(root, bad, sources)
+    if LIST in bad and again:
+        raise RepairFailed(f"{root}/{LIST}: nothing tells what it should hold; restore it from a copy")
+    if (LIST in bad or aside) and not again:  # with the plan or the list whole, more can be told
+        aside += _mend_list(root) if LIST in bad else []
+        more = _repair(examine(root, workers=workers), settings, progress, sources, workers, again=True)
+        return Repaired(before=found.findings, splits=more.splits, aside=(*aside, *more.aside))
     recipe, plan = read_recipe(root), sound_plan(root)
     if recipe is None or plan is None:
         raise RepairFailed(f"{root} holds no plan and no recipe, so nothing can be built again; copy what is damaged")
-    aside += _mend_artifacts(root, bad, recipe, settings, progress)
+    aside += _mend_artifacts(plan, recipe, bad, settings, progress)
     splits = sorted({finding.split for finding in found.findings if finding.split is not None})
-    promised = {split: _promised(root, split, found.findings) for split in splits}
+    promised = {**{split: _promised(root, split, found.findings) for split in splits}, **begun}
     artifacts = _artifacts(root, recipe)
-    _require_same_bytes(root, recipe, plan, artifacts, settings)
-    _require_sources(root, plan, splits)
-    with locked(root):
-        aside += _set_aside(root, _files_of(splits, found.findings))
+    _require_same_bytes(root, recipe, plan, artifacts)
+    require_sources(root, plan, splits)
+    begin(root, promised=promised)
+    aside += set_aside(root, _files_of(splits, found.findings))
     run_build(recipe, artifacts, settings, progress)
     _require_promised(root, promised)
-    left = examine(root, only=splits).findings
+    left = examine(root, only=sorted(promised)).findings
     if left:
         raise RepairFailed(f"{root}: still wrong after the repair: {left[0]}")
+    end(root)
     return Repaired(before=found.findings, splits=tuple(splits), aside=tuple(aside))
+
+
+def _with_artifacts_back(root: str, found: Verified, workers: int) -> Verified:
+    """Put back artifacts that a repair set aside before it was killed, unless sound ones are there; return findings."""
+    if not read_unfinished(root).artifacts:
+        return found
+    if not any(finding.path == DATASET or finding.path.startswith("artifacts/") for finding in found.findings):
+        keep_artifacts(root)
+        return found
+    put_artifacts_back(root)
+    return examine(root, workers=workers)
+
+
+def _mend_list(root: str) -> list[str]:
+    """Bring back what `removed.jsonl` lost, as far as the rejects tell."""
+    plan = sound_plan(root)
+    if plan is None:
+        raise RepairFailed(f"{root}/{LIST} is damaged, and there is no plan; restore it from a copy")
+    there = file_size(join(root, LIST)) is not None
+    if there:  # not moved: without it rows would come back
+        copy(join(root, LIST), join(root, ASIDE, LIST))
+    if listed := mended(root, plan):
+        write_removed(root, listed)
+    else:
+        remove(join(root, LIST))
+    return [LIST] if there else []
 
 
 def _mend_plan(root: str, bad: set[str], sources: Sources) -> list[str]:
@@ -116,30 +175,60 @@ def _mend_plan(root: str, bad: set[str], sources: Sources) -> list[str]:
     if sources.manifest is None or recipe is None:
         wanted = "--manifest" if recipe is not None else "--recipe and --manifest"
         raise RepairFailed(f"{root}/{broken[0]} is damaged: give {wanted} that the dataset was made from")
-    info = read_json(join(root, "dataset.json"))
-    with locked(root):
-        aside = _set_aside(root, [PLAN, ROWS_FILE, RECIPE])
+    made = join(root, "work", "replanned")
+    remove_folder(made)
     try:
-        plan = make_plan(sources.manifest, recipe, root, sources.audio_root)
-        if isinstance(info, dict) and "dataset.json" not in bad and info.get("plan") != plan.fingerprint:
-            raise RepairFailed(f"{sources.manifest} holds other rows than {root} was made from; nothing was repaired")
-    except BaseException:
-        _put_back(root, aside)
-        raise
-    return aside
+        plan = make_plan(sources.manifest, recipe, made, sources.audio_root)
+        _require_same_rows(root, made, plan, bad, sources.manifest)
+        return _replace_plan(root, made)
+    finally:
+        remove_folder(made)
 
 
-def _mend_artifacts(root: str, bad: set[str], recipe: Recipe, settings: RunSettings, progress: Progress) -> list[str]:
-    """Fit again where artifacts are damaged, and check that the same came out."""
+def _require_same_rows(root: str, made: str, plan: Plan, bad: set[str], manifest: str) -> None:
+    """Check a new plan and recipe, in the folder `made`, against what still tells how the dataset was made."""
+    info, before = (None if DATASET in bad else read_json(join(root, DATASET))), sound_plan(root)
+    known = str(info.get("plan")) if info else before.fingerprint if before and not bad & {PLAN, ROWS_FILE} else None
+    if known not in (None, plan.fingerprint):
+        raise RepairFailed(f"{manifest} holds other rows than {root} was made from; nothing was repaired")
+    recipe = read_recipe(made)
+    assert recipe is not None  # it was written just now
+    if info and recipe_findings(made, info, planned=True, trusted=False):
+        raise RepairFailed(f"{root} was made with another recipe than was given; nothing was repaired")
+    if not info and _built_with(root, plan):
+        _require_same_bytes(root, recipe, plan, _artifacts(root, recipe))
+
+
+def _replace_plan(root: str, made: str) -> list[str]:
+    """Put a plan and a recipe in the place of those of a dataset, file by file; return what was set aside."""
+    names = [RECIPE, *(f"plan/{name}" for name in sorted(list_names(join(made, "plan"))))]
+    changed = [name for name in names if sha256_of(join(root, name)) != sha256_of(join(made, name))]
+    aside = [name for name in changed if file_size(join(root, name)) is not None]
+    for name in changed:
+        if name in aside:  # not moved: a folder without its plan would pass for a copy that came without one
+            copy(join(root, name), join(root, ASIDE, name))
+        move(join(made, name), join(root, name))
+    others = {f"plan/{name}" for name in list_names(join(root, "plan"))}.difference(names)
+    return aside + set_aside(root, sorted(others))
+
+
+def _mend_artifacts(plan: Plan, recipe: Recipe, bad: set[str], settings: RunSettings, progress: Progress) -> list[str]:
+    """Fit again where artifacts are damaged, and check that the same came out; a listing alone is written again."""
+    root = settings.out
     broken = sorted(path for path in bad if path.startswith("artifacts/"))
     if not broken:
         return []
-    holder = "dataset.json" if "dataset.json" not in bad else LISTING
-    said = (read_json(join(root, holder)) or {}).get("artifacts") or {}
-    with locked(root):
-        paths = {entry["path"] for entry in said.values() if is_inside(entry["path"])}
-        own = sorted(path for path in paths if path.startswith("artifacts/"))
-        aside = _set_aside(root, [LISTING, *own])
+    said = kept_entries(read_json(join(root, LISTING if DATASET in bad else DATASET)))
+    if broken == [LISTING] and DATASET not in bad:
+        begin(root, artifacts=broken)
+        aside = set_aside(root, broken)
+        write_listing(root, said, fit_fingerprint(plan, recipe, pin(recipe)))
+        keep_artifacts(root)
+        return aside
+    own = sorted(entry["path"] for entry in said.values()) or ["artifacts"]
+    files = sorted({file for path in (LISTING, *own) for file in _files_below(root, path)})
+    begin(root, artifacts=files)
+    aside = set_aside(root, files)
     try:
         fitted = run_fit(recipe, settings, progress)
         if wrong := sorted(n for n, e in said.items() if n in fitted and fitted[n].sha256 != e["sha256"]):
@@ -148,9 +237,10 @@ def _mend_artifacts(root: str, bad: set[str], recipe: Recipe, settings: RunSetti
                 f"are gone or changed, or rows were removed since); restore {', '.join(broken)} from a copy"
             )
     except BaseException:
-        _put_back(root, aside)
+        put_artifacts_back(root)
         remove_folder(join(root, "fit"))  # what was extracted from sources that may be incomplete
         raise
+    keep_artifacts(root)
     return [name for name in aside if name in broken]
 
 
@@ -161,109 +251,60 @@ def _artifacts(root: str, recipe: Recipe) -> dict[str, Any]:
     return loaded[1] | models_of(recipe, pin(recipe))
 
 
-def _require_same_bytes(
-    root: str, recipe: Recipe, plan: Plan, artifacts: dict[str, Any], settings: RunSettings
-) -> None:
-    """Check that a build made today has the fingerprint of the splits that are there."""
-    wanted = build_job(recipe, plan, artifacts, settings).fingerprint
+def _files_below(root: str, name: str) -> list[str]:
+    """Return the files of an artifact, which may be a folder."""
+    filesystem, key = fsspec.core.url_to_fs(root, use_listings_cache=False)
+    return sorted(path.removeprefix(f"{key}/") for path in filesystem.find(f"{key}/{name}"))
+
+
+def _built_with(root: str, plan: Plan) -> list[str]:
+    """Return the fingerprints in the commit records."""
     records = (read_json(commit_path(root, split)) for split in range(len(plan.inputs)))
-    found = [str(record.get("plan")) for record in records if isinstance(record, dict)]
+    return [str(record.get("plan")) for record in records if isinstance(record, dict)]
+
+
+def _require_same_bytes(root: str, recipe: Recipe, plan: Plan, artifacts: dict[str, Any]) -> None:
+    """Check that a build made today has the fingerprint of the splits that are there."""
+    steps, sink = chain.build_steps(recipe, artifacts), chain.build_sink(recipe, artifacts)
+    wanted, found = chain.job_fingerprint(plan.fingerprint, steps, sink), _built_with(root, plan)
     if found and wanted not in found:
         raise RepairFailed(
             f"{root} was built with fingerprint {found[0]}, its plan, recipe and artifacts give {wanted} in this "
-            "version of interloom; repair it with the version that built it"
+            "version of interloom; repair it with the version that built it, and with the manifest and the recipe "
+            "that it was made from where its plan is damaged"
         )
 
 
-def _require_sources(root: str, plan: Plan, splits: Sequence[int]) -> None:
-    """Check that the audio of the splits is still there, except where it was not there before either.
-
-    Raises:
-        RepairFailed: naming the first file that is gone.
-    """
-    for split in splits:
-        lost = _lost_before(root, split)
-        rows = [row for row in load_rows(plan.rows_path, split, plan.base) if isinstance(row, Utterance)]
-        gone = sorted({row.location for row in rows if row.key not in lost} - _present(rows))
-        if gone:
-            raise RepairFailed(
-                f"split {split} of {root} cannot be built again: {len(gone)} of its audio files are gone, the first is "
-                f"{public_url(gone[0])}; restore them, or copy the split's files from elsewhere"
-            )
-
-
-def _present(rows: Iterable[Utterance]) -> set[str]:
-    locations = {row.location for row in rows}
-    return {location for location in locations if _exists(location)}
-
-
-def _exists(location: str) -> bool:
-    return exists(location) if is_remote(location) else Path(location).exists()
-
-
-def _lost_before(root: str, split: int) -> set[str]:
-    """Return the keys that were rejected for want of their audio; none where the rejects cannot be trusted."""
-    record = read_json(commit_path(root, split))
-    path = join(root, "shards", shard_names(split)["rejects"])
-    try:
-        if not isinstance(record, dict) or record["files"][shard_names(split)["rejects"]]["sha256"] != sha256_of(path):
-            return set()
-        return {reject["key"] for reject in read_rejects(path) if reject["reason"] == Reason.MISSING_AUDIO.value}
-    except (BadDataset, KeyError, TypeError):
-        return set()
-
-
-def _promised(root: str, split: int, findings: Iterable[Finding]) -> dict[str, Any] | None:
-    """Return the files that a split's commit record names, if nothing is wrong with the record itself."""
-    path = f"shards/shard-{split:06d}.commit.json"
+def _promised(root: str, split: int, findings: Iterable[Finding]) -> Promise:
+    """Return what a split's commit record says, if nothing is wrong with the record itself."""
+    path = names_of(split)[0]
     if any(finding.path == path for finding in findings):
         return None
     record = read_json(join(root, path))
-    return dict(record["files"]) if isinstance(record, dict) else None
+    return {name: record[name] for name in PROMISED} if isinstance(record, dict) else None
 
 
-def _require_promised(root: str, promised: dict[int, dict[str, Any] | None]) -> None:
+def _require_promised(root: str, promised: Mapping[int, Promise]) -> None:
     """Check that what was built again is what was there before, as far as that is known."""
-    other = [
-        split
-        for split, files in promised.items()
-        if files is not None and (read_json(commit_path(root, split)) or {}).get("files") != files
-    ]
-    if other:
-        raise RepairFailed(
-            f"{root}: split {other[0]} was built again to other bytes than before: its sources changed; "
-            f"the earlier files lie in {ASIDE}"
-        )
+    for split, before in promised.items():
+        now = read_json(commit_path(root, split))
+        if before and isinstance(now, dict) and _is_other(before, now):
+            raise RepairFailed(
+                f"{root}: split {split} was built again to other bytes than before: its sources changed; the earlier "
+                f"files lie in {ASIDE}; restore them from a copy, or delete that folder to keep the new ones"
+            )
+
+
+def _is_other(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Compare the files of two commit records; those of before say nothing after a removal or another plan."""
+    removed, then = (record["reasons"].get(Reason.REMOVED.value, 0) for record in (now, before))
+    void = removed > then or before["plan"] != now["plan"]
+    return not void and bool(before["files"] != now["files"])
 
 
 def _files_of(splits: Iterable[int], findings: Iterable[Finding]) -> list[str]:
     """Return what is set aside: commit records first, then the other files of their splits, then strays."""
-    splits = list(splits)
-    records = [f"shards/shard-{split:06d}.commit.json" for split in splits]
-    files = [f"shards/{name}" for split in splits for name in shard_names(split).values()]
+    names = [names_of(split) for split in splits]
+    records, files = [of[0] for of in names], [name for of in names for name in of[1:]]
     strays = [f.path for f in findings if f.problem in (Problem.UNPLANNED, Problem.UNNAMED)]
     return [*records, *files, *sorted(strays, key=lambda path: not path.endswith(".commit.json"))]
-
-
-def _set_aside(root: str, names: Iterable[str]) -> list[str]:
-    """Move files to `work/damaged/`; what lies there from an earlier repair is replaced."""
-    filesystem, key = fsspec.core.url_to_fs(root)
-    moved = []
-    for name in names:
-        source, target = f"{key}/{name}", f"{key}/{ASIDE}/{name}"
-        if not filesystem.exists(source):
-            continue
-        make_dirs(join(root, ASIDE, name).rsplit("/", 1)[0])
-        filesystem.mv(source, target, recursive=filesystem.isdir(source))
-        moved.append(name)
-    return moved
-
-
-def _put_back(root: str, names: Iterable[str]) -> None:
-    """Undo `_set_aside`."""
-    filesystem, key = fsspec.core.url_to_fs(root)
-    for name in names:
-        source, target = f"{key}/{ASIDE}/{name}", f"{key}/{name}"
-        if filesystem.exists(target):
-            filesystem.rm(target, recursive=True)
-        filesystem.mv(source, target, recursive=filesystem.isdir(source))

@@ -103,6 +103,28 @@ def read_json(path: str) -> Any:
         return None
 
 
+def copy(source: str, target: str) -> None:
+    """Copy a file within a dataset's folder, over what has that name; a store copies it by itself."""
+    if is_remote(target):
+        filesystem, key = fsspec.core.url_to_fs(source, use_listings_cache=False)
+        persist(lambda: filesystem.cp_file(key, filesystem._strip_protocol(target)), target)
+        return
+    make_dirs(os.path.dirname(target.removeprefix("file://")))
+    shutil.copyfile(source.removeprefix("file://"), target.removeprefix("file://"))
+
+
+def move(source: str, target: str) -> None:
+    """Move a file within a dataset's folder, over what has that name; a store copies it whole, then removes it."""
+    if is_remote(target):
+        copy(source, target)
+        remove(source)
+        return
+    final = target.removeprefix("file://")
+    make_dirs(os.path.dirname(final))
+    os.replace(source.removeprefix("file://"), final)
+    sync_folder(os.path.dirname(final))
+
+
 def remove(path: str) -> None:
     """Remove a file that may not be there."""
     if is_remote(path):

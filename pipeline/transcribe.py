@@ -10,13 +10,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from pipeline import backends, chain
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import LedgerError, reconcile
 from pipeline.job import Job, Limits
-from pipeline.plan import Plan, Row, all_rows, seconds_of, write_plan
+from pipeline.plan import Plan, all_rows, seconds_of, write_plan
 from pipeline.storage import join, publish_bytes, publish_json, read_bytes, read_json, remove_folder
 from pipeline.transcripts import TranscriptSinkConfig, manifest_row
 from schemas.canonical import canonical_json
@@ -90,7 +91,7 @@ def transcribe(
             fingerprint=chain.job_fingerprint(part.fingerprint, steps, sink),
             steps=steps,
             sink=sink,
-            limits=_patient(limits, _longest(silent, allowed)),
+            limits=_patient(limits, seconds_of(silent, allowed, allowed), part.inputs),
         )
         facts = drive(job, part, settings, progress)
         reconcile(part, facts)
@@ -106,14 +107,22 @@ def has_text(row: Utterance) -> bool:
     return bool(row.text.strip())
 
 
-def _longest(rows: Sequence[Row], allowed: float) -> float:
-    """Return the seconds of the longest row: what is allowed where the length of one is unknown."""
-    return max(seconds_of(rows, allowed, allowed))
+def _patient(limits: Limits, seconds: Sequence[float], inputs: Sequence[int]) -> Limits:
+    """Allow for whole recordings: one per batch, and time in proportion to the longest of them and of their splits.
 
-
-def _patient(limits: Limits, longest: float) -> Limits:
-    """Allow for whole recordings: one per batch, and time in proportion to the longest."""
-    return replace(limits, batch_records=1, record_seconds=max(limits.record_seconds, SECONDS_PER_SECOND * longest))
+    Args:
+        limits: the limits as given.
+        seconds: the length of each recording: what is allowed where it is unknown.
+        inputs: how many of them, in order, are in each split.
+    """
+    rest = iter(seconds)
+    longest_split = max(sum(islice(rest, count)) for count in inputs)
+    return replace(
+        limits,
+        batch_records=1,
+        record_seconds=max(limits.record_seconds, SECONDS_PER_SECOND * max(seconds)),
+        split_seconds=max(limits.split_seconds, SECONDS_PER_SECOND * longest_split),
+    )
 
 
 def _join(root: str, plan: Plan, facts: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

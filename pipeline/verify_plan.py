@@ -48,7 +48,7 @@ def plan_findings(root: str, plan: Plan | None, info: Mapping[str, Any] | None, 
     if plan is None:
         return found
     data = read_bytes(join(root, PLAN))
-    if data != (canonical_json(read_json(join(root, PLAN))) + "\n").encode():
+    if not is_canonical(data, read_json(join(root, PLAN))):
         found.append(Finding(path=PLAN, problem=Problem.UNREADABLE, detail="it is not written as a plan is written"))
     if info is not None and info.get("plan") != plan.fingerprint:
         told = f"its fingerprint is {plan.fingerprint}, the dataset was built from {info.get('plan')}"
@@ -58,13 +58,21 @@ def plan_findings(root: str, plan: Plan | None, info: Mapping[str, Any] | None, 
     return found
 
 
+def is_canonical(data: bytes | None, value: Any) -> bool:
+    """Tell whether a file holds a value as it is published."""
+    try:
+        return data == (canonical_json(value) + "\n").encode()
+    except ValueError:  # NaN, or half a surrogate pair
+        return False
+
+
 def _rows_findings(plan: Plan, removed: Removed) -> list[Finding]:
     """Read every row once, a split at a time."""
     hashed = hashlib.sha256()
     inputs, sizes = [], []
     unseen = {*removed.ids, *removed.recordings}
     try:
-        for rows in _row_groups(plan):
+        for rows in row_groups(plan):
             inputs.append(len(rows))
             sizes.append(_seconds(rows, plan.max_seconds))
             for row in rows:
@@ -88,8 +96,8 @@ def _rows_findings(plan: Plan, removed: Removed) -> list[Finding]:
     return found
 
 
-def _row_groups(plan: Plan) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of each split."""
+def row_groups(plan: Plan) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each split as they are stored, removed ones too."""
     for path in rows_files(plan.rows_path, len(plan.inputs)):
         with fsspec.open(path, "rb") as file:
             if file.read(4) != b"PAR1":  # pyarrow looks at the end only

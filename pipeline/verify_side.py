@@ -16,15 +16,17 @@ from pipeline.commit import commit_path
 from pipeline.dataset import FORMAT
 from pipeline.energon import FOLDER, PARTS, write_energon_files
 from pipeline.findings import Expected, Finding, Problem, SplitReport
-from pipeline.fit import artifacts_json, load_artifacts
-from pipeline.models import referenced
+from pipeline.finish import CODE_VERSION
+from pipeline.fit import FORMAT as ARTIFACTS
+from pipeline.fit import LISTING, artifacts_json, fit_fingerprint, is_entry, kept_entries, load_artifacts
+from pipeline.inside import is_inside
+from pipeline.models import pinned, referenced
 from pipeline.plan import Plan
 from pipeline.remove import JOURNAL, unfinished
 from pipeline.removed import LIST, BadRemovedList, Removed, read_removed
 from pipeline.split_files import exists, sha256_of
 from pipeline.storage import join, read_bytes, read_json
-from pipeline.verify_plan import plan_findings, read_recipe, recipe_findings
-from schemas.canonical import canonical_json
+from pipeline.verify_plan import is_canonical, plan_findings, read_recipe, recipe_findings
 from schemas.contract import UnitContract
 from schemas.records import Artifact
 from schemas.rejects import Reason
@@ -43,6 +45,8 @@ class SideCheck:
         self._findings: list[Finding] = []
         self._rows: dict[int, dict[str, Any]] = {}
         self._reasons: Counter[str] = Counter()
+        self._listed: list[int | None] = []
+        self._lost: list[int | None] = []
         self._removed = self._read_removed()
         self._told = self._recomputed()
         self.files = 0
@@ -67,6 +71,8 @@ class SideCheck:
 
     def take(self, report: SplitReport) -> None:
         """Count a split by its commit record."""
+        self._listed.append(report.listed)
+        self._lost.append(report.lost)
         if report.commit is None:
             return
         tar = report.commit["files"][f"shard-{report.split:06d}.tar"]["bytes"]
@@ -83,12 +89,13 @@ class SideCheck:
         if complete:
             self._check_energon()
         self._check_artifacts()
-        self._check_removed(complete)
-        self._findings += plan_findings(self._root, self._plan, self._info, self._removed)
-        self._findings += recipe_findings(
+        self._check_removed()
+        planned = plan_findings(self._root, self._plan, self._info, self._removed)
+        planned += recipe_findings(
             self._root, self._info, planned=self._plan is not None, trusted=self._told is not None
         )
-        return self._findings
+        self._check_listing(fitted=None if planned else self._fitted())
+        return self._findings + planned
 
     def _add(self, path: str, problem: Problem, detail: str) -> None:
         self._findings.append(Finding(path=path, problem=problem, detail=detail))
@@ -133,9 +140,10 @@ class SideCheck:
             aligner = backends.align_config(recipe, artifacts).metadata()
         except (ValueError, OSError, KeyError, ImportError):
             return None
+        found = all(exists(artifact.path) for artifact in artifacts.values())  # a listing may name other paths
         return {
             "aligner": dict(aligner),
-            "artifacts": artifacts_json(artifacts, self._root),
+            **({"artifacts": artifacts_json(artifacts, self._root)} if found else {}),
             "fingerprint": self._fingerprint(),
             "format": FORMAT,
             "name": recipe.name,
@@ -153,7 +161,7 @@ class SideCheck:
             self._add(DATASET, Problem.MISSING, told)
             return
         data = read_bytes(join(self._root, DATASET))
-        if self._plan is not None and data != (canonical_json(info) + "\n").encode():
+        if self._plan is not None and not is_canonical(data, info):
             self._add(DATASET, Problem.UNREADABLE, "it is not written as a build writes it")
         wanted: dict[str, Any] = {"format": FORMAT, "splits": self.num_splits, **(self._told or {})}
         wanted["fingerprint"] = self._fingerprint()
@@ -172,8 +180,11 @@ class SideCheck:
         if data is None:
             self._add(TABLE, Problem.MISSING, "the reader needs it")
             return
-        said = (self._info or {}).get("shards") or {}
-        if self._info is not None and sha256_of(join(self._root, TABLE)) != said.get("sha256"):
+        said = (self._info or {}).get("shards")
+        sha256 = said.get("sha256") if isinstance(said, dict) else None
+        if self._info is not None and not isinstance(sha256, str):
+            self._add(DATASET, Problem.UNREADABLE, f"it has no sha256 of {TABLE}")
+        elif self._info is not None and sha256_of(join(self._root, TABLE)) != sha256:
             self._add(TABLE, Problem.HASH, "its sha256 is not that in dataset.json")
             return
         try:
@@ -210,35 +221,65 @@ class SideCheck:
                 self._add(path, Problem.TOTALS, "not what the commit records give")
 
     def _check_artifacts(self) -> None:
-        entries = (self._info or {}).get("artifacts")
-        for name, entry in sorted(entries.items() if isinstance(entries, dict) else ()):
-            try:
-                path, sha256 = str(entry["path"]), str(entry["sha256"])
-            except (KeyError, TypeError):
+        entries = (self._info or {}).get("artifacts", {})
+        if not isinstance(entries, dict):
+            self._add(DATASET, Problem.UNREADABLE, "its artifacts are no object")
+            return
+        for name, entry in sorted(entries.items()):
+            if not is_entry(entry):
                 self._add(DATASET, Problem.UNREADABLE, f"artifact {name!r} has no path or no sha256")
                 continue
-            if not path.startswith("artifacts/") or ".." in path.split("/"):
+            path, sha256 = entry["path"], entry["sha256"]
+            if not path.startswith("artifacts/"):
                 continue  # a model, which stays outside the dataset
+            if not is_inside(path):
+                self._add(DATASET, Problem.UNREADABLE, f"artifact {name!r} lies outside the dataset")
+                continue
             self.files += 1
             artifact = Artifact(path=join(self._root, path), sha256=sha256)
             if not is_sound(artifact):
                 problem = Problem.HASH if exists(artifact.path) else Problem.MISSING
                 self._add(path, problem, "its sha256 is not that in dataset.json")
-        listing = read_json(join(self._root, "artifacts", "artifacts.json"))
-        if self._plan is None and listing is None:
+
+    def _check_listing(self, fitted: str | None) -> None:
+        data, loaded = read_bytes(join(self._root, LISTING)), load_artifacts(self._root)
+        if self._plan is None and data is None:
             return
         self.files += 1
-        own = {n: e for n, e in entries.items() if str(e.get("path", "")).startswith("artifacts/")} if entries else None
-        if not isinstance(listing, dict) or (own is not None and listing.get("artifacts") != own):
-            self._add("artifacts/artifacts.json", Problem.TOTALS, "not the artifacts of dataset.json")
-        elif read_bytes(join(self._root, "artifacts", "artifacts.json")) != (canonical_json(listing) + "\n").encode():
-            self._add("artifacts/artifacts.json", Problem.UNREADABLE, "it is not written as `fit` writes it")
+        if data is None or loaded is None:
+            missing = (Problem.MISSING, "`fit` reads it, and would train again")
+            self._add(LISTING, *(missing if data is None else (Problem.UNREADABLE, "not the list that `fit` writes")))
+            return
+        found = artifacts_json(loaded[1], self._root)
+        said = (self._info or {}).get("artifacts")
+        readable = isinstance(said, dict) and bool(said) and all(map(is_entry, said.values()))
+        if readable and found != kept_entries(self._info):
+            self._add(LISTING, Problem.TOTALS, "not the artifacts of dataset.json")
+        elif not is_canonical(data, {"artifacts": found, "fingerprint": loaded[0], "format": ARTIFACTS}):
+            self._add(LISTING, Problem.UNREADABLE, "it is not written as `fit` writes it")
+        elif fitted is not None and loaded[0] != fitted:
+            self._add(LISTING, Problem.TOTALS, "its fingerprint is not that of plan and recipe")
 
-    def _check_removed(self, complete: bool) -> None:
+    def _fitted(self) -> str | None:
+        """Return the fingerprint of a fit of plan and recipe; None where another version may have computed it."""
+        recipe = read_recipe(self._root)
+        if recipe is None or self._plan is None or (self._info or {}).get("code_version", CODE_VERSION) != CODE_VERSION:
+            return None
+        given = pinned(recipe)
+        return None if given is None else fit_fingerprint(self._plan, recipe, given)
+
+    def _check_removed(self) -> None:
         data = read_bytes(join(self._root, LIST))
-        counted = self._reasons.get(Reason.REMOVED.value, 0)
-        if data is None and counted:
-            self._add(LIST, Problem.MISSING, f"{counted} rows were removed, and a rebuild would bring them back")
+        lost = sum(filter(None, self._lost))
+        if None in self._lost and None not in self._listed:
+            reasons = (self._info or {}).get("reasons")
+            said = reasons.get(Reason.REMOVED.value) if isinstance(reasons, dict) else None
+            lost = max(lost, said - sum(filter(None, self._listed)) if isinstance(said, int) else 0)
+        if not data:
+            lost = max(lost, self._reasons.get(Reason.REMOVED.value, 0))
+        if lost:
+            told = f"{lost} rows were removed and are not on it, so a rebuild would bring them back"
+            self._add(LIST, Problem.MISSING, told)
         if data is not None and self._removed and data != self._removed.to_bytes():
             self._add(LIST, Problem.UNREADABLE, "it is not written as `interloom remove` writes it")
         if unfinished(self._root):

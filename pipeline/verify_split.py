@@ -16,7 +16,7 @@ from pipeline.commit import FORMAT, commit_path
 from pipeline.dataset import BadDataset
 from pipeline.findings import Expected, Finding, Problem, SplitReport
 from pipeline.plan import Row, load_rows
-from pipeline.removed import Removed, read_removed
+from pipeline.removed import Removed, is_removed, read_removed, removed_id
 from pipeline.shard_facts import malformed_commit, shard_row
 from pipeline.shards import SUMS, num_documents
 from pipeline.split_files import opened, read_rejects, sha256_of, shard_names
@@ -49,13 +49,19 @@ class SplitCheck:
         self._expected, self._split = expected, split
         self._names = shard_names(split)
         self._findings: list[Finding] = []
+        self._lost: int | None = None
 
     def run(self) -> SplitReport:
         commit = self._commit()
+        skipped = self._expected.only is not None and self._split not in self._expected.only
+        rows = None if skipped else self._planned()
+        listed = None if rows is None else sum(map(is_removed, rows))
         if commit is None:
-            return SplitReport(split=self._split, findings=tuple(self._findings))
+            return SplitReport(split=self._split, findings=tuple(self._findings), listed=listed)
+        if listed is not None:
+            self._lost = max(0, commit["reasons"].get(Reason.REMOVED.value, 0) - listed)
         slim = {name: value for name, value in commit.items() if name != "unit_counts"}
-        if self._expected.only is not None and self._split not in self._expected.only:
+        if skipped:
             return SplitReport(split=self._split, findings=tuple(self._findings), commit=slim)
         sound = self._files(commit)
         shard = self._shard() if "tar" in sound else None
@@ -67,14 +73,16 @@ class SplitCheck:
             self._agree(shard, stats)
         if shard is not None and shard.whole and stats is not None and rejects is not None:
             self._counts(commit, shard, stats, rejects)
-        if shard is not None and shard.whole and rejects is not None:
-            self._rows(commit, shard, rejects)
+        if shard is not None and shard.whole and rejects is not None and rows is not None:
+            self._rows(commit, shard, rejects, rows)
         return SplitReport(
             split=self._split,
             findings=tuple(self._findings),
             files=len(self._names),
             records=len(shard.rows) if shard is not None else 0,
             commit=slim,
+            listed=listed,
+            lost=self._lost,
         )
 
     def _add(self, name: str, problem: Problem, detail: str) -> None:
@@ -236,16 +244,25 @@ class SplitCheck:
                 told = "" if name in ("unit_counts", "reasons") else f" {commit[name]}, its files hold {value}"
                 self._add(self._commit_name, Problem.FORGED, f"{name}{told or ' are not those of its files'}")
 
-    def _rows(self, commit: Mapping[str, Any], shard: _Shard, rejects: Sequence[Mapping[str, Any]]) -> None:
-        """Check that every planned row is a record or a reject, in order, and that nothing removed is still there."""
+    def _planned(self) -> list[Row] | None:
+        """Return the plan's rows of the split; None where there is no plan, or where it is told to be damaged."""
         expected = self._expected
         if expected.rows_path is None:
-            return
+            return None
         try:
-            rows = load_rows(expected.rows_path, self._split, expected.base)
-            removed = read_removed(expected.root)
+            return load_rows(expected.rows_path, self._split, expected.base)
         except (pa.ArrowException, OSError, ValueError, KeyError):
-            return  # told once, for the whole plan
+            return None
+
+    def _rows(
+        self,
+        commit: Mapping[str, Any],
+        shard: _Shard,
+        rejects: Sequence[Mapping[str, Any]],
+        rows: Sequence[Row],
+    ) -> None:
+        """Check that every planned row is a record or a reject, in order, and that nothing removed is still there."""
+        removed = read_removed(self._expected.root)
         if len(rows) != commit["inputs"]:
             self._add(self._commit_name, Problem.FORGED, f"{commit['inputs']} inputs, {len(rows)} are planned")
         keys = [record["key"] for record in shard.rows]
@@ -257,10 +274,24 @@ class SplitCheck:
         if wanted != [key for key in keys if key in planned]:
             self._add(self._names["tar"], Problem.UNREADABLE, "its records are not in the order of the plan")
         others = [row for row in rows if not (isinstance(row, Utterance) and row.key in kept)]
-        wrong = [row.key for row, reject in zip(others, rejects, strict=False) if not _stands_for(reject, row)]
+        self._lost = 0
+        pairs = [pair for pair in zip(others, rejects, strict=False) if not self._differs_by_list(*pair)]
+        wrong = [row.key for row, reject in pairs if not _stands_for(reject, row)]
         if (wrong or len(others) != len(rejects)) and not strangers:
             told = f"from row {wrong[0]!r} on" if wrong else f"{len(rejects)} instead of {len(others)}"
             self._add(self._names["rejects"], Problem.UNREADABLE, f"its lines are not the plan's other rows: {told}")
+
+    def _differs_by_list(self, row: Row, reject: Mapping[str, Any]) -> bool:
+        """Tell whether both are one row, which is removed by `removed.jsonl` or by the rejects, but not by both."""
+        out = reject["reason"] == Reason.REMOVED.value
+        if out and not is_removed(row) and reject["id"] == removed_id(row.id):
+            self._lost = (self._lost or 0) + 1
+            return True
+        if not out and is_removed(row) and row.id == removed_id(str(reject["id"])):
+            told = f"row {reject['key']!r} is on removed.jsonl; run `interloom remove` again"
+            self._add(self._names["rejects"], Problem.REMOVED, told)
+            return True
+        return False
 
     def _stranger(self, record: Mapping[str, Any], removed: Removed) -> None:
         if removed.covers(record["id"], record["recording"]):

@@ -4,6 +4,7 @@ Memory is bounded by the window of one channel, not by the file and not by its c
 and what lies before the window is skipped or decoded and dropped.
 """
 
+import errno
 import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,7 +16,7 @@ from schemas.clock import samples_at_rate
 from schemas.records import Utterance
 from schemas.rejects import Reason
 from stages.audio_headers import missing_share
-from stages.audio_sources import AudioProblem, open_source
+from stages.audio_sources import AudioProblem, open_source, require_given
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,10 @@ DEMUXERS = (
 """What FFmpeg may take a file for: plain media. Left out are scripts and playlists, which name other files."""
 EXACT_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """FFmpeg's names of containers that state the length of a stream, where others have it estimated."""
+SYSTEM_CODES = frozenset({2, 17})
+"""libsndfile's codes for a call that the system refused, and for memory."""
+SYSTEM_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT})
+"""Of the system where FFmpeg tells them. EIO and ENOMEM it tells of damaged files as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,16 +104,33 @@ def read_window(
 
     Raises:
         AudioProblem: for anything wrong with the file.
+        OSError: if the system does not give it.
+        MemoryError: if there is none.
     """
+    source = open_source(utterance.location)
+    try:
+        return _decoded(source, utterance, max_seconds, doubting=True)
+    except AudioProblem as problem:
+        if problem.reason is not Reason.UNREADABLE_AUDIO:
+            raise
+    require_given(source)
+    return _decoded(source, utterance, max_seconds, doubting=False)  # what was wrong with the system may have passed
+
+
+def _decoded(source: str | io.BytesIO, utterance: Utterance, max_seconds: float, *, doubting: bool) -> Window:
+    """Decode by soundfile, else by PyAV; while doubting not by the other where the system failed the one."""
     import soundfile
 
-    source = open_source(utterance.location)
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
     try:
         with soundfile.SoundFile(source) as file:
             window = _read_soundfile(file, utterance, max_seconds)
             _require_whole(source, file, utterance)
             return window
-    except (soundfile.SoundFileError, TypeError):  # a .raw file has no header to read: TypeError
+    except (soundfile.SoundFileError, TypeError) as error:  # a .raw file has no header to read: TypeError
+        if doubting and getattr(error, "code", 0) in SYSTEM_CODES:
+            raise AudioProblem(Reason.UNREADABLE_AUDIO, "the system does not give it") from None
         if isinstance(source, io.BytesIO):
             source.seek(0)
         return _read_av(source, utterance, max_seconds)
@@ -221,7 +243,9 @@ def _read_av(source: str | io.BytesIO, utterance: Utterance, max_seconds: float)
             with closing(_av_blocks(container, stream)) as blocks:  # a decoder must not outlive its container
                 window = _window_of(blocks, rate, utterance, max_seconds)
             missing = _stated_seconds(container, stream) - len(window.samples) / rate
-    except (av.error.FFmpegError, ValueError):
+    except (av.error.FFmpegError, ValueError) as error:
+        if getattr(error, "errno", None) in SYSTEM_ERRNOS:
+            raise
         raise unreadable from None
     if utterance.length is None and utterance.offset == 0 and missing > STATED_TOLERANCE_SECONDS:
         raise AudioProblem(Reason.UNREADABLE_AUDIO, f"it ends {missing:.2f} s before its header says")

@@ -10,7 +10,9 @@ import os
 import re
 import stat
 import sys
+from typing import Any
 
+from schemas.path_errors import OF_THE_PATH
 from schemas.rejects import Reason
 from schemas.urls import public_url
 
@@ -20,6 +22,9 @@ WEB = frozenset({"http", "https"})
 split, which is run again: no record is to blame."""
 MAX_OBJECT = 2 << 30
 """Bytes that are read of an object, into memory: three hours of stereo at 48 kHz in 16 bits."""
+PIECE = 16 << 20
+"""Bytes that are asked for at once where a file is read again: more than a decoder asks for at once."""
+KERNEL_FILES = ("/proc/", "/sys/")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.ASCII)
 
 
@@ -68,7 +73,7 @@ class Sources:
 
         Raises:
             AudioProblem: if it cannot be had.
-            OSError: EIO, if a store cannot be reached.
+            OSError: EIO, if a store cannot be reached or the system does not give a file.
         """
         try:
             scheme = scheme_of(location)
@@ -100,20 +105,55 @@ def _regular(location: str) -> str:
 
     Raises:
         AudioProblem: if it is none.
+        OSError: EIO, if the system does not say.
     """
     try:
         found = os.stat(location)
     except (OSError, ValueError) as error:
-        known = {errno.ELOOP: "a loop of links", errno.ENAMETOOLONG: "a name longer than the file system takes"}
-        detail = known.get(error.errno or 0, "no such file") if isinstance(error, OSError) else "no such file"
-        raise AudioProblem(Reason.MISSING_AUDIO, detail) from None
+        raise _told(error, location) from None
     if not stat.S_ISREG(found.st_mode):
         raise AudioProblem(Reason.UNREADABLE_AUDIO, "not a regular file")
     if found.st_size == 0:
         raise AudioProblem(Reason.UNREADABLE_AUDIO, "the file is empty")
     if not os.access(location, os.R_OK):
+        require_given(location)  # it tells "no" whatever the error
         raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it")
     return location
+
+
+def require_given(source: str | io.BytesIO) -> None:
+    """Read a source once more, since decoders take an error of the system for the end of the file or for damage.
+
+    Costs a pass over the file, of at most MAX_OBJECT bytes. Files of the kernel are left alone.
+
+    Raises:
+        AudioProblem: if the file is gone or may not be read.
+        OSError: EIO, if the system does not give it.
+        MemoryError: if there is none for a piece.
+    """
+    if isinstance(source, io.BytesIO):
+        bytearray(PIECE)
+        return
+    if os.path.realpath(source).startswith(KERNEL_FILES):
+        return
+    try:
+        with open(source, "rb", buffering=0) as file:
+            left = MAX_OBJECT
+            while left > 0 and (piece := file.read(PIECE)):
+                left -= len(piece)
+    except PermissionError:
+        raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it") from None
+    except OSError as error:
+        raise _told(error, source) from None
+
+
+def _told(error: OSError | ValueError, location: str) -> AudioProblem | OSError:
+    """Return what an error costs: the record, where its path is to blame, else the split."""
+    known = {errno.ELOOP: "a loop of links", errno.ENAMETOOLONG: "a name longer than the file system takes"}
+    number = error.errno or 0 if isinstance(error, OSError) else errno.ENOENT
+    if number in OF_THE_PATH:
+        return AudioProblem(Reason.MISSING_AUDIO, known.get(number, "no such file"))
+    return OSError(errno.EIO, f"the system does not give the file: {os.strerror(number)}", location)
 
 
 def _object(location: str, scheme: str) -> bytes | AudioProblem:
@@ -125,16 +165,19 @@ def _object(location: str, scheme: str) -> bytes | AudioProblem:
     """
     import fsspec
 
+    # One answer of a web server, as a stream: put together from ranges it would be cut where HEAD tells a wrong size.
+    options = {"block_size": 0} if scheme in WEB else {}
     try:
-        with fsspec.open(location, "rb") as remote:
-            data: bytes = remote.read(MAX_OBJECT + 1)
+        with fsspec.open(location, "rb", **options) as remote:
+            data = _whole(remote)
     except FileNotFoundError:
         raise AudioProblem(Reason.MISSING_AUDIO, "no such object") from None
     except (PermissionError, IsADirectoryError):
         raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it, or no object") from None
     except _outages() as error:
         if scheme in WEB or getattr(error, "errno", None) == errno.EINVAL:
-            raise AudioProblem(Reason.MISSING_AUDIO, "the server does not give it, or it cannot be named so") from None
+            detail = "the server does not give it whole, or it cannot be named so"
+            raise AudioProblem(Reason.MISSING_AUDIO, detail) from None
         told = f"the object store cannot be reached: {type(error).__name__}"
         raise OSError(errno.EIO, told, public_url(location)) from error
     if not data:
@@ -144,12 +187,29 @@ def _object(location: str, scheme: str) -> bytes | AudioProblem:
     return data
 
 
+def _whole(remote: Any) -> bytes:
+    """Return an object's bytes, at most one more than may be held; a stream gives what has arrived, not what is asked.
+
+    Raises:
+        OSError: if a store's object ends before its size.
+    """
+    pieces: list[bytes] = []
+    left = MAX_OBJECT + 1
+    while left > 0 and (piece := remote.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    size = getattr(remote, "size", None)
+    if left > 0 and size is not None and sum(map(len, pieces)) < size:
+        raise OSError(errno.EIO, "the object ends before its size")
+    return b"".join(pieces)
+
+
 def _outages() -> tuple[type[BaseException], ...]:
     """Return what clients raise where a server cannot be reached, of those clients that were loaded."""
     found: list[type[BaseException]] = [OSError]
     for module, names in (
         ("aiohttp", ("ClientError",)),
-        ("botocore.exceptions", ("ConnectionError", "HTTPClientError", "NoCredentialsError")),
+        ("botocore.exceptions", ("ConnectionError", "HTTPClientError", "IncompleteReadError", "NoCredentialsError")),
     ):
         found += [getattr(sys.modules[module], name) for name in names if module in sys.modules]
     return tuple(found)

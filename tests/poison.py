@@ -33,13 +33,18 @@ class PoisonConfig:
     """Keys that fork processes in sessions of their own, which survive them."""
     starved: tuple[str, ...] = ()
     """Keys that meet a MemoryError."""
+    breaks: tuple[str, ...] = ()
+    """Keys from which on an accelerator fails at everything, until its process is started anew."""
     disk_full: tuple[str, ...] = ()
     seconds: float = 0.0
     """Time spent on every record."""
     diary: str = ""
     """Receives a line for every record worked on."""
+    setup_seconds: float = 0.0
+    """Time that loading takes."""
 
     def setup(self) -> "Poison":
+        time.sleep(self.setup_seconds)
         return Poison(self)
 
 
@@ -53,6 +58,7 @@ class LaterConfig(PoisonConfig):
 class Poison:
     def __init__(self, config: PoisonConfig) -> None:
         self._config = config
+        self._broken = False
 
     def process(self, batch: Sequence[Any]) -> list[Any]:
         for item in batch:
@@ -79,6 +85,9 @@ class Poison:
             raise ZeroDivisionError(f"poison at {time.time()}")
         if key in config.starved:
             raise MemoryError
+        self._broken = self._broken or key in config.breaks
+        if self._broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
         if key in config.disk_full:
             raise OSError(28, "No space left on device")
         if key in config.hoard:

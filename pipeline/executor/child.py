@@ -39,8 +39,8 @@ Passed = tuple[Attempt, list[Outcome] | None]
 """A batch of a split; None behind its last one."""
 
 
-def main(pipe: int, parent: int, journal_path: str) -> None:
-    """Serve split requests that arrive on an inherited pipe."""
+def main(pipe: int, parent: int, journal_path: str, owner: str) -> None:
+    """Serve split requests that arrive on an inherited pipe; scratch is made in the owner's name."""
     die_with_parent(parent)
     adopt_orphans()
     faulthandler.enable()
@@ -57,17 +57,24 @@ def main(pipe: int, parent: int, journal_path: str) -> None:
         connection.send(Failed(error=f"a stage cannot be set up: {type(error).__name__}: {error}"))
         return
     connection.send(Ready(seconds=time.monotonic() - started))
-    Flow(job, stages, source, sink, Journal(Path(journal_path)), connection).run()
+    Flow(job, stages, source, sink, Journal(Path(journal_path)), connection, owner).run()
 
 
 class Flow:
     """Splits follow each other through three threads in the order in which they are asked for."""
 
     def __init__(
-        self, job: Job, stages: Stages, source: Origin | None, sink: Sink, journal: Journal, connection: Connection
+        self,
+        job: Job,
+        stages: Stages,
+        source: Origin | None,
+        sink: Sink,
+        journal: Journal,
+        connection: Connection,
+        owner: str,
     ) -> None:
         self._job, self._stages, self._source, self._sink = job, stages, source, sink
-        self._journal, self._connection = journal, connection
+        self._journal, self._connection, self._owner = journal, connection, owner
         self._asked: Queue[Attempt] = Queue()
         self._decoded: Queue[Passed] = Queue(AHEAD)
         self._finished: Queue[Passed] = Queue(AHEAD)
@@ -165,7 +172,7 @@ class Flow:
         """Feed the sink and commit."""
         job, split, before, folder = self._job, attempt.request.split, time.thread_time(), None
         try:
-            folder = scratch_folder(job.root, split)
+            folder = scratch_folder(job.root, split, self._owner)
             facts = self._sink.write(split, outcomes, folder)
             attempt.check(facts)
             record = commit(job.root, split, job.fingerprint, folder, facts)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypedDict
 
-from pipeline.commit import valid_commit
+from pipeline.commit import remove_scratch, valid_commit
 from pipeline.executor.deaths import MOST_DEATHS, Blame, blame
 from pipeline.executor.journal import InFlight, read_journal
 from pipeline.executor.messages import Done, Failed, Ready, RunSplit
@@ -67,7 +67,7 @@ class SplitExecutor:
         self._journal = self._folder.path / "journal"
         self._heart = Heart(job.root)
         self._careful = False
-        self._loaded_bytes = 0
+        self._loaded_bytes = self._unready = 0
         self._log = Log(role="worker", root=job.root)
 
     def run(self, split: int, coming: int | None = None) -> dict[str, Any]:
@@ -95,9 +95,8 @@ class SplitExecutor:
                     told = _TOLD[blamed].format(deaths[blamed])
                     raise SplitFailed(f"split {split}: {told}: {death}; exit status {status}") from None
                 continue
-            except BaseException as error:
-                if not isinstance(error, SplitFailed):  # the child may still be at work on it
-                    self._stop()
+            except BaseException:  # the child may still be at work on it, or be what is broken, for every split to come
+                self._stop()
                 raise
             self._report(split, outcome)
             strikes.forget()
@@ -109,7 +108,7 @@ class SplitExecutor:
         self._folder.close()
 
     def _strikes(self, split: int) -> Strikes:
-        return Strikes.load(self._job.root, split, self._job.limits.strikes)
+        return Strikes.load(self._job, split)
 
     def _charge(self, split: int, strikes: Strikes) -> tuple[Blame, int]:
         """Stop the child if it lives; note whom it had in its hands; return who its death is laid to and its status."""
@@ -151,9 +150,11 @@ class SplitExecutor:
         self._loaded_bytes = 0
         self._output = Output(self._job.limits.max_printed_bytes)
         env = {MARK: self._mark, "TMPDIR": str(self._folder.path)}
-        self._child, ours = spawn("pipeline.executor.child", str(self._journal), log=self._output.theirs, env=env)
+        arguments = str(self._journal), self._mark
+        self._child, ours = spawn("pipeline.executor.child", *arguments, log=self._output.theirs, env=env)
         self._output.handed_over()
         self._connection = ours
+        self._unready += 1
         try:
             ours.send(self._job)
         except OSError:
@@ -164,11 +165,13 @@ class SplitExecutor:
             raise SplitFailed(answer.error)
         if not isinstance(answer, Ready):
             raise TypeError(f"unexpected answer {answer!r}")
-        self._loaded_bytes = rss_bytes(self._child.pid)
+        self._loaded_bytes, self._unready = rss_bytes(self._child.pid), 0
         return ours
 
     def _await(self, connection: Connection, split: int | None) -> object:
-        """Wait for the child's answer while it makes progress.
+        """Wait for the child's answer while it makes progress, and show the driver that somebody watches it.
+
+        Who lost a split's worth of children before any was ready shows no more while it starts others.
 
         Raises:
             ChildDied: when it ended, stood still or outgrew its limits.
@@ -177,6 +180,8 @@ class SplitExecutor:
         limits, seen = self._job.limits, InFlight(0, {})
         begun = since = counted = time.monotonic()
         while not connection.poll(POLL_SECONDS):
+            if self._unready <= MOST_DEATHS[Blame.NOBODY]:
+                self._heart.beat()
             child = self._child
             if child is None or (ended(child) and not connection.poll(0)):
                 raise ChildDied(f"it ended; {self._output.tail()}")
@@ -188,8 +193,6 @@ class SplitExecutor:
                 seen, since = in_flight, now
                 if self._careful:
                     self._output.forget()
-                if split is not None:
-                    self._heart.beat()
             allowed = limits.record_seconds * seen.total or limits.setup_seconds
             if now - since > allowed:
                 raise ChildDied(f"no progress for {allowed:g} s")
@@ -259,6 +262,7 @@ class SplitExecutor:
         kill_marked(MARK, self._mark)
         self._output.close()
         self._folder.empty()
+        remove_scratch(self._job.root, self._mark)
         return {"killed_by_us": living, "peak_bytes": peak, "status": status}
 
 

@@ -1,4 +1,7 @@
-"""Signs of life: what a worker writes so that the driver sees that splits move."""
+"""Signs of life: what a worker writes so that the driver sees that its child is watched.
+
+That the child makes progress is the worker's to see, which knows how long each step of it may take.
+"""
 
 import time
 import uuid
@@ -11,7 +14,7 @@ REMOTE_SECONDS = 60.0
 
 
 class Heart:
-    """One small file per worker, written again while its child makes progress: each second, on a store each minute."""
+    """One small file per worker, written again while it waits for its child: each second, on a store each minute."""
 
     def __init__(self, root: str) -> None:
         self._path = join(root, "work", "alive", uuid.uuid4().hex)

@@ -1,6 +1,7 @@
 """Files of plain text: what they hold, where they are, and what can be wrong with a row."""
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Found:
 
     def head_sha256(self) -> str:
         with self.open() as file:
-            return hashlib.sha256(file.read(HEAD)).hexdigest()
+            return hashlib.sha256(io.BufferedReader(file).read(HEAD)).hexdigest()  # a stream gives less at once
 
 
 def find_files(path: str) -> list[Found]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from schemas.canonical import canonical_json, sha256_hex
+from schemas.path_errors import OF_THE_PATH
 from schemas.records import Artifact
 from stages.alignment_files.entry import MAX_FILE, BadAlignment, decode_json
 from stages.alignment_files.textgrid import looks_like_mfa
@@ -76,7 +77,7 @@ def alignment_files(folder: Path) -> list[str]:
     root = os.path.realpath(folder)
     suffixes = (*(s for all_ in SUFFIXES.values() for s in all_), *_TABLES)
     found = []
-    for place, folders, names in os.walk(root):
+    for place, folders, names in os.walk(root, onerror=_require_of_path):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in names:
             if name[0] != "." and name.lower().endswith(suffixes) and _inside(os.path.join(place, name), root):
@@ -175,8 +176,15 @@ def _inside(path: str, root: str) -> bool:
     real = os.path.realpath(path)
     try:
         return real.startswith(os.path.join(root, "")) and stat.S_ISREG(os.stat(real).st_mode)
-    except OSError:
+    except OSError as error:
+        _require_of_path(error)
         return False
+
+
+def _require_of_path(error: OSError) -> None:
+    """Raise an error of the system: a file that it hides would be missed in every record that it aligns."""
+    if error.errno not in OF_THE_PATH:
+        raise error
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

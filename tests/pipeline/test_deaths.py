@@ -61,7 +61,7 @@ def test_a_split_whose_worker_is_killed_on_and_on_fails_and_blames_no_record(tmp
         with pytest.raises(SplitFailed, match=r"split 0: its worker was killed 10 times from outside.*exit status -9"):
             one.run(0)
         assert one.run(1)["records"] == 4
-    strikes = Strikes.load(str(tmp_path), 0, 2)
+    strikes = Strikes.load(job, 0)
     assert (strikes.strikes, strikes.suspects) == ({}, {"u000", "u001", "u002", "u003"})
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from pipeline.commit import CommitConflict, commit, commit_path, scratch_folder, valid_commits
 from pipeline.drive import EngineSettings, RunFailed, drive
-from pipeline.executor.strikes import Strikes
 from pipeline.folder_lock import FolderInUse
 from pipeline.storage import publish_json, read_json
 from tests.poison import LaterConfig, LinesConfig, PoisonConfig, job_for
@@ -94,14 +93,20 @@ def test_a_full_disk_blames_no_record_and_the_run_says_so(tmp_path: Path) -> Non
     assert len(drive(healed, plan, LOCAL, quiet)) == 6
 
 
-def test_strikes_survive_the_worker(tmp_path: Path) -> None:
-    strikes = Strikes.load(str(tmp_path), 0, limit=2)
-    strikes.charge(["a", "b"], certain=True)
-    strikes.charge(["a"], certain=True)
-    again = Strikes.load(str(tmp_path), 0, limit=2)
-    assert (again.suspects, again.strikes, again.crashed) == ({"a", "b"}, {"a": 1}, {})
-    again.charge(["a"], certain=True)
-    assert Strikes.load(str(tmp_path), 0, limit=2).crashed == {"a": 2}
+def test_what_failed_in_the_last_start_comes_last_in_the_next(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    job, plan = job_for(tmp_path, PoisonConfig(breaks=("u009",), diary=str(diary)), batch=1)
+    settings = EngineSettings(engine="local", workers=1, stall_seconds=60)
+    with pytest.raises(RunFailed, match=r"1 splits have no valid commit record \(2\): .*CUDA error"):
+        drive(job, plan, settings, quiet)
+    for split in (3, 5):
+        Path(commit_path(str(tmp_path), split)).unlink()
+    diary.unlink()
+    with pytest.raises(RunFailed, match=r"1 splits have no valid commit record \(2\)"):
+        drive(job, plan, settings, quiet)
+    begun = [key for key in diary.read_text().split() if key in ("u008", "u012", "u020")]
+    assert begun[:3] == ["u012", "u020", "u008"]
+    assert set(begun[3:]) == {"u008"}
 
 
 def test_a_driver_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
@@ -144,6 +149,25 @@ def test_what_a_killed_worker_left_is_gone_at_the_end_of_the_same_run(tmp_path: 
     drive(job, plan, LOCAL, leave)
     assert not list((tmp_path / "shards").glob("*.tmp-*"))
     assert not [path for name in ("tmp", "alive") for path in (tmp_path / "work" / name).glob("*")]
+
+
+def test_a_commit_record_outside_the_plan_is_nobodys_progress(tmp_path: Path) -> None:
+    """A bigger plan left it, say; `verify` names it."""
+    job, plan = job_for(tmp_path, PoisonConfig(seconds=0.1))
+    publish_json({"split": 99}, commit_path(str(tmp_path), 99))
+    shown: list[tuple[float, ...]] = []
+    assert len(drive(job, plan, LOCAL, lambda *numbers: shown.append(numbers))) == 6
+    assert shown[-1] == (6, 6, 240.0, 240.0)
+    assert len(shown) > 2
+    assert Path(commit_path(str(tmp_path), 99)).exists()
+
+
+@pytest.mark.slow
+def test_a_record_that_hangs_is_ended_by_its_worker_and_not_by_the_driver(tmp_path: Path) -> None:
+    """Though it may take longer than an engine may stand still: else it would be met again and again."""
+    job, plan = job_for(tmp_path, PoisonConfig(hang=("u001",)), count=4, record_seconds=9.0, strikes=1)
+    records = drive(job, plan, EngineSettings(workers=1, stall_seconds=6.0), quiet)
+    assert [(record["records"], record["rejects"]) for record in records.values()] == [(3, 1)]
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import drive as module
-from pipeline.drive import EngineSettings, RunFailed, _Home, _run_engine, drive
+from pipeline.drive import EngineSettings, RunFailed, _Home, _run_engine, _Watch, drive
 from pipeline.engine_log import LOG_BYTES
 from pipeline.engines import EngineRequest
 from pipeline.executor.signs import REMOTE_SECONDS
@@ -101,6 +102,28 @@ def test_the_driver_of_a_local_folder_starts_no_thread_which_might_wait_for_ever
     assert len(list((tmp_path / "shards").glob("*.commit.json"))) == 6
 
 
+LEAVES = """
+from multiprocessing.connection import Connection
+from pathlib import Path
+def main(pipe, parent):
+    root = Path(Connection(pipe).recv().job.root)
+    scratch = root / "work" / "tmp"
+    with open(root / "seen", "a") as file:
+        file.write(f"{len(list(scratch.glob('*/*')))} ")
+    (scratch / "mark" / f"000000-{parent}-{len((root / 'seen').read_text())}").mkdir(parents=True)
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_what_an_engine_left_is_gone_before_it_is_started_again(engine: Any, tmp_path: Path) -> None:
+    engine(LEAVES)
+    job, plan = job_for(tmp_path / "out", PoisonConfig())
+    with pytest.raises(RunFailed, match="engine ended with status 3"):
+        drive(job, plan, EngineSettings(workers=1), lambda *_: None)
+    assert (tmp_path / "out" / "seen").read_text() == "0 0 0 "
+
+
 @pytest.mark.timeout(60)
 def test_an_engine_that_ends_before_it_took_its_request_is_told_apart(engine: Any, tmp_path: Path) -> None:
     engine(ENDS)
@@ -130,3 +153,31 @@ def test_a_watchdog_that_sees_no_sign_of_life_in_time_is_refused(tmp_path: Path,
     settings = EngineSettings(workers=1, stall_seconds=seconds)
     with pytest.raises(ValueError, match="at least 180 with an object store"):
         drive(replace(job, root="memory://out"), plan, settings, lambda *_: None)
+
+
+@pytest.mark.parametrize("look_seconds", [0.01, 5.0, 47.0, 200.0])
+def test_looks_that_take_long_are_frequent_enough_to_see_an_engine_live_and_to_see_it_stand_still(
+    monkeypatch: pytest.MonkeyPatch, look_seconds: float
+) -> None:
+    """47 s is what 100,000 splits take on a store; its workers give a sign each minute."""
+    clock, still, looks = [1000.0], [False], [0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(module, "beats", lambda _: {"worker": str(still[0] or clock[0] // REMOTE_SECONDS)})
+
+    def commits(root: str, planned: int) -> dict[int, float]:
+        clock[0] += look_seconds
+        looks[0] += 1
+        return {}
+
+    monkeypatch.setattr(module, "commit_times", commits)
+    watch = _Watch("s3://out", 100_000, 180.0)
+    while clock[0] < 10_000:
+        clock[0] += 0.2
+        watch.commits_changed()
+        assert not watch.stalled()
+    assert looks[0] * look_seconds < 9000 * 0.85
+    still[0], begun = True, clock[0]
+    while not watch.stalled():
+        clock[0] += 0.2
+        watch.commits_changed()
+    assert 180 < clock[0] - begun < 180 + 2 * (50 + look_seconds) + look_seconds

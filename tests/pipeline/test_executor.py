@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.commit import commit_path
 from pipeline.engines.turns import Turns
-from pipeline.executor import SplitExecutor, SplitFailed
+from pipeline.executor import SplitExecutor, SplitFailed, signs
 from pipeline.executor.journal import Journal, read_journal
 from pipeline.executor.output import Output
 from pipeline.executor.strikes import Strikes
@@ -69,7 +69,7 @@ def test_the_next_split_is_worked_on_while_one_is_written_but_not_written_unaske
 def test_with_suspects_about_nothing_is_done_ahead(tmp_path: Path, suspicious: int) -> None:
     diary = tmp_path / "diary"
     job, _ = job_for(tmp_path, PoisonConfig(diary=str(diary)), record_seconds=30.0)
-    Strikes.load(str(tmp_path), suspicious, 2).charge([keys(suspicious)[1]], certain=False)
+    Strikes.load(job, suspicious).charge([keys(suspicious)[1]], certain=False)
     with executor(replace(job, sink=LinesConfig(slow_seconds=1.0))) as one:
         one.run(0, 1)
     assert worked_on(diary) == keys(0)
@@ -79,8 +79,8 @@ def test_a_death_ahead_blames_nobody_of_the_split_that_is_written(tmp_path: Path
     job, _ = job_for(tmp_path, PoisonConfig(abort=("u005",)), record_seconds=30.0)
     with executor(replace(job, sink=LinesConfig(slow_seconds=1.5))) as one:
         assert one.run(0, 1)["records"] == 4
-        assert Strikes.load(str(tmp_path), 0, 2).suspects == set()
-        assert Strikes.load(str(tmp_path), 1, 2).suspects >= {"u005"}
+        assert Strikes.load(job, 0).suspects == set()
+        assert Strikes.load(job, 1).suspects >= {"u005"}
         assert one.run(1)["rejects"] == 1
     assert not list((tmp_path / "work" / "strikes").iterdir())
 
@@ -97,7 +97,15 @@ def test_a_death_beside_other_work_is_no_strike(tmp_path: Path) -> None:
     dying = replace(job, sink=LinesConfig(dies_on=0, slow_seconds=1.0))
     with executor(dying) as one, pytest.raises(SplitFailed, match="outside any record"):
         one.run(0, 1)
-    assert not any(Strikes.load(str(tmp_path), split, 2).strikes for split in range(6))
+    assert not any(Strikes.load(job, split).strikes for split in range(6))
+
+
+def test_a_child_whose_accelerator_broke_takes_no_other_split_with_it(tmp_path: Path) -> None:
+    job, _ = job_for(tmp_path, PoisonConfig(breaks=("u002",)), record_seconds=30.0)
+    with executor(job) as one:
+        with pytest.raises(SplitFailed, match="split 0: RuntimeError: CUDA error: device-side assert"):
+            one.run(0, 1)
+        assert one.run(1)["records"] == 4
 
 
 def test_a_split_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
@@ -106,6 +114,51 @@ def test_a_split_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     with executor(replace(job, limits=limits)) as one, pytest.raises(SplitFailed, match="split 0: not done after 1 s"):
         one.run(0)
     assert written(tmp_path) == set()
+
+
+def test_a_worker_shows_that_it_lives_while_its_models_or_a_record_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own limits end what hangs; the driver is not to end it before them."""
+    monkeypatch.setattr(signs, "LOCAL_SECONDS", 0.1)
+    job, _ = job_for(tmp_path, PoisonConfig(setup_seconds=2.0, seconds=2.0), count=1, record_seconds=30.0)
+    with executor(job) as one:
+        one._ready()
+        loaded = one._heart._beats
+        one.run(0)
+        assert loaded > 8
+        assert one._heart._beats - loaded > 8
+
+
+def test_models_that_never_load_end_their_split_and_then_the_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each of a million splits would take three times the limit, and the driver would look on."""
+    monkeypatch.setattr(signs, "LOCAL_SECONDS", 0.1)
+    job, _ = job_for(tmp_path, PoisonConfig(setup_seconds=3600.0))
+    limits = replace(job.limits, setup_seconds=0.5)
+    with executor(replace(job, limits=limits)) as one:
+        with pytest.raises(SplitFailed, match=r"died 3 times outside any record: no progress for 0\.5 s"):
+            one.run(0)
+        given = one._heart._beats
+        assert given > 3
+        with pytest.raises(SplitFailed, match="outside any record"):
+            one.run(1)
+        assert one._heart._beats == given
+
+
+@pytest.mark.parametrize(("root", "seconds"), [("{}", signs.LOCAL_SECONDS), ("memory://heart", signs.REMOTE_SECONDS)])
+def test_signs_of_life_limit_themselves_in_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, seconds: float
+) -> None:
+    clock, written = [100.0], []
+    monkeypatch.setattr(signs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(signs, "publish_bytes", lambda *_: written.append(clock[0]))
+    heart = signs.Heart(root.format(tmp_path))
+    for _ in range(1000):
+        heart.beat()
+        clock[0] += seconds / 100
+    assert 9 <= len(written) <= 10
 
 
 def test_two_workers_at_one_split_write_the_same(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The guard: one outcome for every record, the culprit alone is rejected, and its name keeps to one line."""
 
+import errno
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.guard import BrokenStage, run_stage
 from schemas.rejects import Reason, Reject
@@ -63,6 +65,46 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 
 @pytest.mark.parametrize(
+    "number",
+    [errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNABORTED, errno.EMFILE, errno.ENOMEM],
+    ids=errno.errorcode.get,
+)
+def test_a_system_that_fails_blames_no_record(number: int) -> None:
+    with pytest.raises(OSError, match="as the kernel says") as caught:
+        run_stage(Failing(OSError(number, "as the kernel says")), "align", ROWS, lambda _: None)
+    assert caught.value.errno == number
+
+
+def test_a_thread_that_cannot_start_blames_no_record() -> None:
+    with pytest.raises(RuntimeError, match="new thread"):
+        run_stage(Failing(RuntimeError("can't start new thread")), "units", ROWS, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to ...",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+        "std::bad_alloc",
+    ],
+)
+def test_memory_that_a_library_lacks_is_a_memory_error(message: str) -> None:
+    hands: list[list[str]] = []
+    with pytest.raises(MemoryError, match="stage units: "):
+        run_stage(Failing(RuntimeError(message)), "units", ROWS, lambda keys: hands.append(list(keys)))
+    assert len(hands) == 1  # nothing is tried again in this process
+
+
+def test_memory_that_torch_lacks_is_a_memory_error() -> None:
+    class Hoarding:
+        def process(self, batch: Any) -> list[Any]:
+            return [torch.empty(1 << 58) for _ in batch]
+
+    with pytest.raises(MemoryError, match="DefaultCPUAllocator"):
+        run_stage(Hoarding(), "units", ROWS, lambda _: None)
+
+
+@pytest.mark.parametrize(
     "error",
     [
         RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might come later"),
@@ -92,10 +134,13 @@ def test_an_accelerator_that_fails_blames_no_record(error: Exception) -> None:
         KeyError("CUDA out of memory"),
         RuntimeError("Error opening 'CUDA error: a song.wav': Format not recognised."),
         RuntimeError("CUDA/track01.wav is odd"),
+        RuntimeError("cannot open 'std::bad_alloc.wav'"),
+        ValueError("std::bad_alloc"),
+        OSError(errno.EINVAL, "an odd value"),
         RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
     ],
     ids=str,
 )
-def test_a_name_from_the_data_passes_for_no_broken_accelerator(error: Exception) -> None:
+def test_a_name_from_the_data_passes_for_no_broken_machine(error: Exception) -> None:
     found = run_stage(Failing(error), "units", ROWS, lambda _: None)
     assert [item.reason for item in found] == [Reason.UNEXPECTED] * 4

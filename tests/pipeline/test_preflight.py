@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from jobs.cli import main
-from pipeline.build import planned_recipe
+from pipeline.build import planned, planned_recipe
 from pipeline.doctor import examine, missing_packages
 from pipeline.drive import EngineSettings
 from pipeline.fit import FitError, fit, fit_fingerprint
 from pipeline.job import Limits
-from pipeline.models import LicenceError, ModelRef, pin, portable, referenced, require_licences
+from pipeline.models import LicenceError, ModelRef, pin, pinned, portable, referenced, require_licences
 from pipeline.plan import Plan
 from pipeline.recipes import load_recipe
 from pipeline.storage import publish_json
@@ -291,6 +291,8 @@ def test_a_planned_folder_means_the_same_from_anywhere(tmp_path, models, monkeyp
     recipe = planned_recipe(str(tmp_path / "out"))
     assert recipe.units.checkpoint == str(models / HUBERT.name)
     assert pin(recipe)["units_model"].sha256 == recipe.units.sha256
+    made = planned(str(tmp_path / "out"))
+    assert fit_fingerprint(made, recipe, pinned(recipe)) == fit_fingerprint(made, recipe, pin(recipe))
     told = portable(recipe)
     assert (told.units.checkpoint, told.units.quantiser.path) == (HUBERT.name, "km.npy")
     assert plan(tmp_path, overrides(models)).exit_code == 0

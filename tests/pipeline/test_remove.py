@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,42 @@ def test_a_whole_recording_goes(dataset: str, tmp_path: Path) -> None:
     assert list(Dataset.open(dataset).records(1)) == []
     listed = Removed.of(recordings={digest("rec1"): ""})
     assert changed(tree(dataset), rebuilt(str(tmp_path / "other"), listed)) == set()
+
+
+def test_a_recording_takes_the_duplicates_of_its_ids_along(dataset: str, tmp_path: Path) -> None:
+    found = remove(dataset, quiet, recordings=["rec0"], reason="ticket 7")
+    assert (found.rows, found.splits, found.missing) == (PER_RECORDING + 1, (0,), ())
+    assert not [path for path, data in tree(dataset).items() if b"rec0" in data and not path.startswith("plan/")]
+    listed = Removed.of(ids={digest(utterance_id(0, 1)): "ticket 7"}, recordings={digest("rec0"): "ticket 7"})
+    assert changed(tree(dataset), rebuilt(str(tmp_path / "other"), listed)) == set()
+
+
+def test_copies_that_a_repair_has_set_aside_go_too(dataset: str) -> None:
+    aside = Path(dataset) / "work" / "damaged" / "shards"
+    aside.mkdir(parents=True)
+    for split in (1, 2):
+        shutil.copy(f"{dataset}/shards/shard-{split:06d}.tar", aside)
+        shutil.copy(commit_path(dataset, split), aside)
+    take_out(dataset, utterance_id(2, 0))
+    assert sorted(path.name for path in aside.iterdir()) == ["shard-000001.commit.json", "shard-000001.tar"]
+
+
+def test_ids_that_went_with_their_recording_are_no_strangers(dataset: str) -> None:
+    remove(dataset, quiet, recordings=["rec0"])
+    before = tree(dataset)
+    found = take_out(dataset, utterance_id(0, 0), utterance_id(0, 1))
+    assert (found.rows, found.already, found.missing) == (0, 2, ())
+    assert changed(before, tree(dataset)) == set()
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_list_that_lost_lines_is_refused_before_anything_changes(dataset: str, kept: int) -> None:
+    take_out(dataset, *THREE)
+    write_removed(dataset, Removed.of(ids=dict.fromkeys(map(digest, THREE[:kept]), "")))
+    before = tree(dataset)
+    with pytest.raises(RemoveFailed, match=r"removed\.jsonl lacks rows .* run `interloom repair"):
+        take_out(dataset, utterance_id(2, 0))
+    assert changed(before, tree(dataset)) == set()
 
 
 def test_nothing_that_names_a_removed_utterance_is_left_beside_the_plan(dataset: str) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from uuid import uuid4
@@ -15,9 +16,12 @@ from pipeline.build import RunSettings, make_plan, run_build, run_fit
 from pipeline.commit import commit_path
 from pipeline.drive import EngineSettings
 from pipeline.findings import Problem
+from pipeline.models import resolved
+from pipeline.recipes import recipe_yaml
 from pipeline.remove import remove
 from pipeline.removed import Removed, digest, write_removed
-from pipeline.repair import Repaired, RepairFailed, Sources, repair
+from pipeline.repair import Repaired, Sources, repair
+from pipeline.repair_checks import RepairFailed
 from pipeline.storage import publish_bytes, publish_json, read_json
 from pipeline.verify import examine
 from schemas.recipe import Recipe
@@ -133,9 +137,80 @@ def test_an_unfinished_removal_and_a_damaged_list_come_first(dataset: Path) -> N
     write_removed(str(dataset), Removed.of(ids={digest(utterance_id(1, 0)): ""}))
     with pytest.raises(RepairFailed, match="interloom remove"):
         mend(dataset)
-    (dataset / "removed.jsonl").write_text("{")
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    return data.splitlines(keepends=True)
+
+
+LIST_DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "gone": lambda data: None,
+    "empty": lambda data: b"",
+    "one lost": lambda data: lines_of(data)[1],
+    "torn": lambda data: data[:-9],
+    "another digit": lambda data: (
+        data[:-20] + b"0" + data[-19:] if data[-20:-19] != b"0" else data[:-20] + b"1" + data[-19:]
+    ),
+    "order": lambda data: b"".join(reversed(lines_of(data))),
+    "more": lambda data: data + b'{"kind":"id","reason":"","sha256":"' + b"0" * 64 + b'"}\n',
+}
+
+
+@pytest.mark.parametrize("damage", LIST_DAMAGE)
+@pytest.mark.parametrize("also", ["", "shards.parquet", "dataset.json"])
+def test_the_list_of_removals_comes_back_from_the_rejects(dataset: Path, damage: str, also: str) -> None:
+    remove(str(dataset), quiet, ids=[utterance_id(1, 0), utterance_id(3, 3), utterance_id(0, 1)], reason="restored")
+    whole = tree(str(dataset))
+    path = dataset / "removed.jsonl"
+    data = LIST_DAMAGE[damage](path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    if also:
+        flip(dataset / also)
+    done = mend(dataset)
+    assert done.splits == ()
+    assert tree(str(dataset)) == whole
+    assert [finding for finding in examine(str(dataset)).findings] == []
+
+
+def test_rows_that_went_with_a_recording_come_back_on_the_list_by_their_ids(dataset: Path) -> None:
+    remove(str(dataset), quiet, recordings=["rec1"])
+    whole = tree(str(dataset))
+    (dataset / "removed.jsonl").unlink()
+    mend(dataset)
+    assert {name for name, data in tree(str(dataset)).items() if whole[name] != data} == {"removed.jsonl"}
+    assert examine(str(dataset)).findings == ()
+
+
+@pytest.mark.parametrize("also", ["shards/rejects-000001.jsonl", "shards/shard-000001.commit.json"])
+def test_where_nothing_tells_what_was_removed_nobody_comes_back(dataset: Path, also: str) -> None:
+    remove(str(dataset), quiet, ids=[utterance_id(1, 0), utterance_id(3, 0)])
+    (dataset / "removed.jsonl").unlink()
+    (dataset / "shards" / "rejects-000001.jsonl").unlink()
+    (dataset / also).unlink(missing_ok=True)
+    shards = {name: data for name, data in tree(str(dataset)).items() if name.startswith("shards/")}
     with pytest.raises(RepairFailed, match=r"removed\.jsonl.*copy"):
         mend(dataset)
+    assert {name: data for name, data in tree(str(dataset)).items() if name.startswith("shards/")} == shards
+
+
+def test_a_list_of_nothing_goes(dataset: Path, made: Path) -> None:
+    (dataset / "removed.jsonl").write_text("{")
+    mend(dataset)
+    assert tree(str(dataset)) == tree(str(made))
+
+
+@pytest.mark.parametrize("damage", ["format", "gone"])
+def test_the_listing_of_sound_artifacts_needs_no_fit(dataset: Path, damage: str) -> None:
+    remove(str(dataset), quiet, ids=[utterance_id(1, 0)])
+    whole = tree(str(dataset))
+    path = dataset / "artifacts" / "artifacts.json"
+    path.write_bytes(path.read_bytes().replace(b"artifacts/1", b"artifacts/0"))
+    if damage == "gone":
+        path.unlink()
+    mend(dataset)
+    assert tree(str(dataset)) == whole
 
 
 @pytest.mark.parametrize("name", ["plan/plan.json", "plan/splits.parquet", "recipe.yaml"])
@@ -155,6 +230,62 @@ def test_a_manifest_of_other_rows_is_refused_and_the_plan_put_back(dataset: Path
     with pytest.raises(RepairFailed, match="other rows"):
         mend(dataset, manifest=str(manifest))
     assert tree(str(dataset)) == before
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_other_rows_change_nothing_in_a_plan_of_several_files(tmp_path: Path, described: bool) -> None:
+    rows = [{"audio_filepath": f"{i}.wav", "text": "t", "id": f"u{i}", "duration": 4} for i in range(300)]
+    manifest, root = tmp_path / "m.jsonl", tmp_path / "dataset"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = RECIPE.model_copy(update={"plan": RECIPE.plan.model_copy(update={"hours_per_shard": 0.001})})
+    plan = make_plan(str(manifest), recipe, str(root))
+    assert len(plan.inputs) == 300
+    if described:
+        publish_json({"plan": plan.fingerprint}, f"{root}/dataset.json")
+    (root / "recipe.yaml").write_text("{")
+    before = tree(str(root))
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows if row["id"] != "u5"))
+    with pytest.raises(RepairFailed, match="other rows"):
+        mend(root, manifest=str(manifest), recipe=recipe)
+    assert tree(str(root)) == before
+
+
+@pytest.mark.parametrize("damage", ["gone", "totals"])
+@pytest.mark.parametrize("name", ["plan/splits.parquet", "recipe.yaml"])
+def test_without_a_sound_description_the_commit_records_know_the_rows(
+    dataset: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    flip(dataset / name, 0)
+    info = read_json(f"{dataset}/dataset.json")
+    publish_json({**info, "records": 0}, f"{dataset}/dataset.json")
+    if damage == "gone":
+        (dataset / "dataset.json").unlink()
+    before = tree(str(dataset))
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"audio_filepath": "a.wav", "text": "t", "duration": 1}\n')
+    with pytest.raises(
+        RepairFailed, match="other rows" if name == "recipe.yaml" else "with the manifest and the recipe"
+    ):
+        mend(dataset, manifest=str(manifest), recipe=RECIPE)
+    assert tree(str(dataset)) == before
+    assert not (dataset / "work" / "damaged").exists()
+
+
+def test_what_the_transcriber_did_is_told_after_its_folder_was_deleted(dataset: Path) -> None:
+    recipe = Recipe.model_validate({**RECIPE.model_dump(), "transcribe": {"checkpoint": "model"}})
+    publish_bytes(recipe_yaml(resolved(recipe)).encode(), f"{dataset}/recipe.yaml")
+    publish_json({"rejects": 2}, f"{dataset}/transcripts/transcribe.json")
+    build = partial(run_build, recipe, artifacts_of(str(dataset)), settings_for(dataset), quiet)
+    assert build()["transcription"] == {"rejects": 2}
+    shutil.rmtree(dataset / "transcripts")
+    whole = tree(str(dataset))
+    build()
+    assert tree(str(dataset)) == whole
+    flip(dataset / "shards.parquet")
+    mend(dataset)
+    assert tree(str(dataset)) == whole
+    publish_json({**read_json(f"{dataset}/dataset.json"), "plan": "of other rows"}, f"{dataset}/dataset.json")
+    assert "transcription" not in build()
 
 
 def test_a_damaged_artifact_that_cannot_be_fitted_again_is_put_back(dataset: Path) -> None:
@@ -223,6 +354,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a truncated tar": truncate,
     "a forged record": forge,
     "an artifact": lambda root: flip(root / "artifacts" / "units.npy"),
+    "the format of the list of artifacts": lambda root: flip(root / "artifacts" / "artifacts.json", -4),
+    "the fingerprint of the fit": lambda root: flip(root / "artifacts" / "artifacts.json", -45),
 }
 
 
@@ -237,11 +370,26 @@ def test_repair_restores_identical_bytes(real: Real, copy: Path, kind: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("described", [True, False])
 @pytest.mark.parametrize("name", ["plan/plan.json", "plan/splits.parquet", "recipe.yaml"])
-def test_the_plan_comes_back_from_the_manifest(real: Real, copy: Path, name: str) -> None:
-    (copy / name).unlink()
+def test_the_plan_comes_back_from_the_manifest(real: Real, copy: Path, name: str, described: bool) -> None:
+    if described:
+        (copy / name).unlink()
+    elif name != "plan/plan.json":  # without both, there is no dataset
+        flip(copy / name, 0)
+        (copy / "dataset.json").unlink()
     mend(copy, manifest=str(real.manifest), recipe=real.recipe)
-    assert {name: data for name, data in tree(str(copy)).items()} == tree(str(real.root))
+    assert tree(str(copy)) == tree(str(real.root))
+
+
+@pytest.mark.slow
+def test_another_recipe_is_refused_and_the_plan_kept(real: Real, copy: Path) -> None:
+    flip(copy / "recipe.yaml", 0)
+    before = tree(str(copy))
+    other = Recipe.model_validate({**real.recipe.model_dump(), "units": {"clusters": 21}})
+    with pytest.raises(RepairFailed, match="another recipe"):
+        mend(copy, manifest=str(real.manifest), recipe=other)
+    assert tree(str(copy)) == before
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 from collections import Counter
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from pipeline.reader import SequenceReader, text_lines
 from pipeline.reader.source import BadShard, LeftOut
+from pipeline.reader.text_files import HEAD, Found
 from pipeline.reader.text_source import TextSource, default_index_folder
 from pipeline.reader.text_tables import Table
+from schemas.canonical import sha256_hex
 from schemas.unit_record import npy_bytes
 from stages.interleave import Modality
 from stages.tokenizer import SentencePieceTokenizer
@@ -269,6 +272,25 @@ def test_whole_texts_are_encoded_newlines_and_all(tmp_path: Path) -> None:
     item = TextSource(str(path), vocabulary).open(0).item(0, 0)
     assert isinstance(item, TokenSequence)
     assert item.ids.tolist() == [vocabulary.marker_id(0), *vocabulary.tokenizer.encode(text)]
+
+
+class Slow(io.RawIOBase):
+    """Gives a thousand bytes at once, as a stream over HTTP gives what has arrived."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        return self._data.readinto(memoryview(into)[:1000])
+
+
+def test_the_identity_of_a_file_does_not_depend_on_how_fast_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(range(256)) * 500
+    monkeypatch.setattr(Found, "open", lambda _: Slow(data))
+    assert Found(path="http://h/a", size=len(data), changed="").head_sha256() == sha256_hex(data[:HEAD])
 
 
 def test_the_index_of_a_large_file_is_kept_and_made_anew_when_the_file_changes(

@@ -343,6 +343,28 @@ def test_a_recording_of_unknown_length_gets_as_much_time_as_the_longest_allowed(
     assert seen[0].limits.record_seconds == 30 * 7200.0
 
 
+def test_a_split_gets_time_in_proportion_to_its_recordings(tmp_path, monkeypatch):
+    seen = []
+
+    def drive(job, plan, settings, progress):
+        seen.append((job.limits, plan.inputs))
+        raise RunFailed("enough")
+
+    monkeypatch.setattr(module, "drive", drive)
+    hour = Samples(3600 * 16_000)
+    given = [row("1a", 0, length=hour), row("t1", 1, "given"), row("1b", 2), row("1c", 3, length=hour)]
+    given += [row("1d", 4, audio="s3://b/hours.mp3", length=None), row("1e", 5, length=hour)]
+    recipe = RECIPE.model_copy(update={"plan": RECIPE.plan.model_copy(update={"hours_per_shard": 2.0})})
+    with pytest.raises(RunFailed):
+        run(tmp_path / "out", plan_of(tmp_path, given), recipe, Limits(split_seconds=60.0))
+    limits, inputs = seen[0]
+    assert inputs == (2, 3)
+    assert limits.split_seconds == 30 * (3600.0 + 7200.0 + 3600.0)  # of the second one, what has no length the longest
+    with pytest.raises(RunFailed):
+        run(tmp_path / "short", plan_of(tmp_path, [row("1b", 0)]), recipe, Limits(split_seconds=7200.0))
+    assert seen[1][0].split_seconds == 7200.0
+
+
 # ---------------------------------------------------------------- rows
 
 names = st.text(st.characters(categories=["L", "M", "N", "P", "S"]), min_size=1, max_size=9)

@@ -290,6 +290,29 @@ def test_a_list_that_names_nothing_or_is_gone_is_found(dataset: Path) -> None:
     assert ("removed.jsonl", "missing") in told(dataset)
 
 
+@pytest.mark.parametrize("kept", [0, 1], ids=["all", "one"])
+@pytest.mark.parametrize(
+    "also", ["", "shards/rejects-000003.jsonl", "shards/shard-000003.commit.json", "shards/shard-000003.tar"]
+)
+def test_lost_lines_of_the_list_are_blamed_on_the_list(dataset: Path, kept: int, also: str) -> None:
+    remove(str(dataset), lambda *_: None, ids=[utterance_id(1, 0)])
+    listed = [digest(utterance_id(number, 0)) for number in (1, 3)]
+    write_removed(str(dataset), Removed.of(ids=dict.fromkeys(listed[:kept], "")))
+    if also:
+        (dataset / also).unlink()
+    found = told(dataset)
+    assert ("removed.jsonl", "missing") in found
+    assert {path for path, _ in found if path.startswith("shards/")} == ({also} if also else set())
+
+
+def test_a_list_that_names_a_row_rejected_before_is_a_removal_to_be_ended(dataset: Path) -> None:
+    listed = Removed.of(ids={digest(utterance_id(3, 0)): "", digest(utterance_id(1, 3)): ""})
+    write_removed(str(dataset), listed)
+    assert told(dataset) == {("shards/rejects-000001.jsonl", "removed")}
+    remove(str(dataset), lambda *_: None, ids=[utterance_id(1, 3)])
+    assert told(dataset) == set()
+
+
 def test_a_copy_without_its_plan_is_checked_as_far_as_it_goes(dataset: Path) -> None:
     for name in ("plan/plan.json", "plan/splits.parquet", "recipe.yaml"):
         (dataset / name).unlink()

@@ -116,7 +116,7 @@ def test_a_run_leaves_no_secret_anywhere(tmp_path: Path, scratch: Path, server: 
         watch.join()
     assert done.returncode == 0, done.stderr
     assert CANARY.decode() not in done.stdout + done.stderr
-    plans = tuple(str(out / name) for name in ("plan", "work/plan", "fit"))
+    plans = tuple(str(out / name) for name in ("plan", "fit"))
     assert {path for path in seen | holding(scratch, out) if not path.startswith(plans)} == set()
     dataset = Dataset.open(str(out))
     records = [record.meta for split in range(dataset.num_splits) for record in dataset.records(split)]
