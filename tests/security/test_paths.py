@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import repair
+from pipeline.build import RunSettings
 from pipeline.dataset import BadDataset, Dataset, samples
+from pipeline.drive import EngineSettings
 from pipeline.fit import load_artifacts
 from pipeline.inside import is_inside
 from pipeline.manifest import record_key, reject_key
@@ -109,7 +111,8 @@ def test_repair_moves_nothing_that_lies_outside(dataset: Path, monkeypatch: pyte
     info["artifacts"]["units"] = {"path": "artifacts/../../secret", "sha256": "0" * 64}
     (dataset / "dataset.json").write_text(json.dumps(info))
     monkeypatch.setattr(repair, "run_fit", lambda *_: there.append(victim.exists()) or {})
-    repair._mend_artifacts(str(dataset), {"artifacts/tokenizer.model"}, None, None, None)  # type: ignore[arg-type]
+    settings = RunSettings(out=str(dataset), engine=EngineSettings())
+    repair._mend_artifacts(None, None, {"artifacts/tokenizer.model"}, settings, None)  # type: ignore[arg-type]
     assert there == [True]
     assert not (dataset / "artifacts" / "tokenizer.model").exists()  # what lies inside was set aside
 
