@@ -22,6 +22,8 @@ from pipeline.storage import is_remote, join, make_dirs, publish_file
 from schemas.tables import ROWS
 
 SPLITS_PER_FILE = 256
+GROUPS_PER_FILE = 256
+"""Row groups in a file of the spool."""
 SPOOLED = ROWS.names[1:]
 """What a row says before its split is known."""
 SPOOL = ROWS.append(pa.field("seconds", pa.float64(), nullable=False))
@@ -64,27 +66,43 @@ def hashed_forms(rows: pa.Table) -> Iterator[bytes]:
 
 
 class Spool:
-    """Rows on their way from the manifest into splits, in a temporary file: cutting needs the total first.
+    """Rows on their way from the manifest into splits, in temporary files: cutting needs the total first.
+
+    Many files, since the footer of one stays in memory while it is written, and while it is read.
 
     Attributes:
         count, total: rows and audio seconds so far.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "spool.parquet"
+        self._folder = folder
+        self._paths: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._groups = 0
         self.count, self.total = 0, 0.0
 
     def __enter__(self) -> Self:
-        self._writer = pq.ParquetWriter(self._path, SPOOL, compression="zstd", write_statistics=False)
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _file(self) -> pq.ParquetWriter:
+        """Return the file that the next row group goes into."""
+        if self._writer is None or self._groups == GROUPS_PER_FILE:
+            if self._writer is not None:
+                self._writer.close()
+            self._paths.append(self._folder / f"spool-{len(self._paths):06d}.parquet")
+            self._writer = pq.ParquetWriter(self._paths[-1], SPOOL, compression="zstd", write_statistics=False)
+            self._groups = 0
+        self._groups += 1
+        return self._writer
 
     def add(self, rows: list[tuple[Any, ...]], seconds: list[float]) -> None:
         """Take rows, each with its values in the order of `SPOOLED`, and their audio seconds."""
         columns = dict(zip(SPOOLED, zip(*rows, strict=True), strict=True))
-        self._writer.write_table(pa.table({"split": [0] * len(rows), **columns, "seconds": seconds}, schema=SPOOL))
+        self._file().write_table(pa.table({"split": [0] * len(rows), **columns, "seconds": seconds}, schema=SPOOL))
         for weight in seconds:  # in order: another order may round the sum to another cut
             self.total += weight
         self.count += len(rows)
@@ -102,9 +120,10 @@ class Spool:
             yield pa.table(batch.select(ROWS.names).columns, schema=ROWS), batch.column("seconds").to_pylist()
 
     def _batches(self, columns: list[str]) -> Iterator[pa.Table]:
-        with pq.ParquetFile(self._path) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=columns, use_threads=False)
+        for path in self._paths:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=columns, use_threads=False)
 
 
 class RowsWriter:

@@ -93,6 +93,7 @@ def test_a_plan_is_what_its_definition_says_however_it_is_written(rows, hours, f
         patch.setattr(plan_module, "SPOOLED_ROWS", chunk)
         patch.setattr(plan_module, "SPLITS_PER_FILE", files)
         patch.setattr(plan_files, "SPLITS_PER_FILE", files)
+        patch.setattr(plan_files, "GROUPS_PER_FILE", files)
         plan = write_plan(folder, "/base", iter(rows), hours)
         splits, fingerprint = expected(rows, hours)
         assert plan.fingerprint == fingerprint
@@ -110,6 +111,17 @@ def test_a_plan_is_what_its_definition_says_however_it_is_written(rows, hours, f
                 for split in {*pq.ParquetFile(path).read_row_group(g)["split"].to_pylist()}
             ]
             assert column == list(range(number * files, min(len(plan.inputs), (number + 1) * files)))
+
+
+def test_a_file_of_the_spool_has_few_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_files, "GROUPS_PER_FILE", 3)
+    rows = [plan_module._to_row(utterance(index, f"r{index}", 5)) for index in range(7)]
+    with plan_files.Spool(tmp_path) as spool:
+        for row in rows:
+            spool.add([row], [0.5])
+    assert [pq.ParquetFile(path).num_row_groups for path in sorted(tmp_path.iterdir())] == [3, 3, 1]
+    assert [recording for recording, _ in spool.recordings()] == [f"r{index}" for index in range(7)]
+    assert sum(table.num_rows for table, _ in spool.tables()) == spool.count == 7
 
 
 def test_small_plans_have_one_file_and_names_sort_as_numbers():
