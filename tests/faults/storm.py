@@ -171,7 +171,8 @@ def quiet(engine: str, climate: Climate, place: Place) -> Calm:
 
 
 def _worked_on(place: Place) -> int:
-    return len((place.path / "diary").read_bytes().splitlines())
+    diary = place.path / "diary"
+    return len(diary.read_bytes().splitlines()) if diary.exists() else 0
 
 
 def digests(root: Path) -> dict[str, str]:
