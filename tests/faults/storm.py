@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -195,7 +196,7 @@ def blow(engine: str, climate: Climate, place: Place, seed: int, most: int, calm
                 _one_fault(process, climate, place, rng, storm, last=left == 1)
                 continue
             storm.runs.append(code)
-            if code == 0 or code not in ALLOWED_EXITS or len(storm.runs) == MAX_RUNS:
+            if code == 0 or not _is_allowed(code, storm) or len(storm.runs) == MAX_RUNS:
                 break
             process = start(engine, climate, place, root)
     finally:
@@ -205,6 +206,11 @@ def blow(engine: str, climate: Climate, place: Place, seed: int, most: int, calm
     storm.problems += _problems(place, root, storm, calm)
     shutil.rmtree(root, ignore_errors=True)
     return storm
+
+
+def _is_allowed(code: int, storm: Storm) -> bool:
+    """A driver may fail or be killed; one without memory may be ended by libraries in C++ that it was loading."""
+    return code in ALLOWED_EXITS or (code == -signal.SIGABRT and storm.hits["starve driver"] > 0)
 
 
 def _one_fault(
