@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import struct
 import tarfile
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.commit_form import SUMS
 from pipeline.finish import write_shard_table
-from pipeline.shards import SUMS, add_member, num_documents, num_runs
+from pipeline.shards import add_member, num_documents, num_runs
 from schemas.clock import Samples, frames_covering
 from schemas.contract import UnitContract
 from schemas.recipe import Recipe
@@ -48,8 +48,15 @@ def write_dataset(root: Path, utterances: int, seed: int = 0) -> None:
         places = range(first, min(utterances, first + UTTERANCES_OF_A_SHARD))
         commits[number] = _write_shard(root / "shards", number, [utterance(i, words, rng) for i in places])
     info = {
+        "aligner": {"name": "none"},
+        "code_version": "0",
         "format": "interloom-units/1",
+        "inputs": utterances,
         "name": "synthetic",
+        "num_samples": sum(commit["num_samples"] for commit in commits.values()),
+        "plan": "",
+        "reasons": {},
+        "rejects": 0,
         "fingerprint": f"synthetic-{utterances}-{seed}",
         "recipe": Recipe(name="synthetic").model_dump(mode="json"),
         "records": utterances,
@@ -164,24 +171,24 @@ def _write_shard(folder: Path, number: int, records: Sequence[UnitRecord]) -> di
     ]
     schema = pa.schema([STATS.field(column) for column in ("recording", "index", *SUMS)])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.stats.parquet", compression="zstd")
+    (folder / f"rejects-{number:06d}.jsonl").write_bytes(b"")
     commit = {
         "documents": num_documents(rows),
-        "files": {
-            entry.name: _described(entry)
-            for entry in sorted(os.scandir(folder), key=lambda e: e.name)
-            if entry.name.startswith(f"{name}.")
-        },
+        "files": {path.name: _described(path) for path in sorted(folder.glob(f"*-{number:06d}.*"))},
         "format": "interloom-commit/1",
         "inputs": len(records),
+        "plan": "",
+        "reasons": {},
         "records": len(records),
         "rejects": 0,
         "split": number,
+        "unit_counts": {},
         **{column: sum(row[column] for row in rows) for column in SUMS},
     }
     (folder / f"{name}.commit.json").write_text(json.dumps(commit))
     return commit
 
 
-def _described(entry: "os.DirEntry[str]") -> dict[str, Any]:
-    data = Path(entry.path).read_bytes()
+def _described(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

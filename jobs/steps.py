@@ -171,7 +171,7 @@ def inspect_step(console: Console, root: str, key: str | None, epoch: int) -> No
         table.add_row(word.text, *times, "-" if word.score is None else f"{word.score:.2f}", mark)
     console.print(table)
     for name, ids in record.streams.items():
-        contract = dataset.contracts[name]
+        contract = dataset.contract(name)
         shown = " ".join(map(str, ids[:24])) + (" ..." if len(ids) > 24 else "")
         console.print(f"{name} ({contract.extractor}, {contract.frame_rate} Hz, {len(ids)} frames): {shown}")
     from pipeline.reader.draw import draw_document

@@ -13,10 +13,13 @@ from typing import Any, Self
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
+from pipeline.commit_form import malformed_commit
 from pipeline.inside import is_inside
 from pipeline.recipes import recipe_from
 from schemas.contract import UnitContract
+from schemas.descriptions import DatasetDescription, what_is_wrong
 from schemas.recipe import Recipe
 from schemas.tables import SHARDS
 from schemas.unit_record import UnitRecord
@@ -41,16 +44,17 @@ class Dataset:
     info: dict[str, Any]
 
     @classmethod
-    def open(cls, root: str) -> Self:
-        """Read `dataset.json`.
+    def open(cls, root: str, description: str = "dataset.json") -> Self:
+        """Read `dataset.json`, or a copy of it in the same folder.
 
         Raises:
-            BadDataset: if it is missing or of another format.
+            BadDataset: if it is missing, of another format, or damaged.
         """
-        path = f"{root}/dataset.json"
+        path = f"{root}/{description}"
         try:
             with fsspec.open(path, "rb") as file:
-                info = json.load(file)
+                data = file.read()
+            info = json.loads(data)
         except FileNotFoundError:
             raise BadDataset(
                 f"{path} is missing: the build is not finished; `interloom status {root}` shows it"
@@ -59,6 +63,11 @@ class Dataset:
             raise BadDataset(f"{path} is not valid JSON ({error}); run the build again to rewrite it") from error
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise BadDataset(f"{path} is not of format {FORMAT}")
+        try:
+            DatasetDescription.model_validate_json(data)
+        except ValidationError as error:
+            told = what_is_wrong(error)
+            raise BadDataset(f"{path} is damaged: {told}; run the build again to rewrite it") from None
         return cls(root=root, info=info)
 
     @cached_property
@@ -72,8 +81,22 @@ class Dataset:
 
     @cached_property
     def contracts(self) -> dict[str, UnitContract]:
-        """Stream slot to unit contract."""
+        """Stream slot to unit contract.
+
+        Raises:
+            ContractMismatch: if they have a field that this version does not know.
+        """
         return {name: UnitContract.from_json(value) for name, value in self.info["streams"].items()}
+
+    def contract(self, slot: str) -> UnitContract:
+        """Return the contract of a stream that a record or a commit record has.
+
+        Raises:
+            BadDataset: if `dataset.json` does not give it.
+        """
+        if slot not in self.contracts:
+            raise BadDataset(f"{self.root}/dataset.json does not describe the stream {slot!r} of its shards")
+        return self.contracts[slot]
 
     @property
     def num_splits(self) -> int:
@@ -85,6 +108,8 @@ class Dataset:
         Raises:
             BadDataset: if `dataset.json` names a file outside the dataset.
         """
+        if name not in self.info["artifacts"]:
+            raise BadDataset(f"{self.root}/dataset.json names no artifact {name!r}; run the build again to rewrite it")
         path = self.info["artifacts"][name]["path"]
         if not is_inside(path):
             raise BadDataset(f"{self.root}/dataset.json: artifact {name!r} lies outside the dataset: {path!r}")
@@ -122,9 +147,11 @@ class Dataset:
                 value = json.load(file)
         except (FileNotFoundError, ValueError, RecursionError):
             value = None
-        if not isinstance(value, dict) or type(value.get("records")) is not int:
-            raise BadDataset(f"{path} is missing or damaged, so its shard does not count; run the build again")
-        return value
+        if (told := malformed_commit(value, split)) is not None:
+            fix = f"run `interloom repair {self.root}`"
+            raise BadDataset(f"{path} is missing or damaged ({told}), so its shard does not count; {fix}")
+        found: dict[str, Any] = value
+        return found
 
     def records(self, split: int) -> Iterator[UnitRecord]:
         """Yield a shard's records in order, reading one at a time.

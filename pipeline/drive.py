@@ -233,7 +233,7 @@ class _Watch:
     """Notices commit records and heartbeats.
 
     A look may take as long as an engine may stand still, so that a silence is counted from the end of a look to the
-    beginning of another.
+    beginning of another. One that the system or the store does not grant is no look.
 
     Attributes:
         committed: planned splits that have a commit record, as of the last look.
@@ -247,11 +247,22 @@ class _Watch:
         self.committed: set[int] = set()
 
     def commits_changed(self) -> bool:
+        """Look, if it is time; return whether there are other commit records than before.
+
+        Raises:
+            OSError: if none was granted for as long as an engine may stand still.
+        """
         begun = time.monotonic()
         if begun < self._next_look:
             return False
-        committed = {split for split in commit_times(self._root, self._planned) if split < self._planned}
-        changed, alive = committed != self.committed, self._heartbeats_changed()
+        try:
+            committed = {split for split in commit_times(self._root, self._planned) if split < self._planned}
+            changed, alive = committed != self.committed, self._heartbeats_changed()
+        except OSError:
+            if begun - self._last_change > self._stall:
+                raise
+            self._next_look = time.monotonic() + self._least
+            return False
         now = time.monotonic()
         if changed or alive:
             self._last_change = now

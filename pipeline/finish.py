@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.commit import commit_path
+from pipeline.commit_form import malformed_commit
 from pipeline.dataset import FORMAT
 from pipeline.energon import write_energon_files
 from pipeline.models import portable
@@ -54,7 +56,14 @@ def finish(
     aligner: Mapping[str, Any],
     transcription: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Reconcile, write the side files that other loaders read, and `dataset.json` last; return its content."""
+    """Reconcile, write the side files that other loaders read, and `dataset.json` last; return its content.
+
+    Raises:
+        LedgerError: if a commit record is damaged, or they do not add up to the plan.
+    """
+    for split, record in records.items():
+        if (told := malformed_commit(record, split, counted=False)) is not None:
+            raise LedgerError(f"{commit_path(root, split)}: {told}; delete it and run the same command again")
     reconcile(plan, records)
     reasons: Counter[str] = Counter()
     for record in records.values():

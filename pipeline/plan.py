@@ -18,14 +18,16 @@ from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from pipeline.distinct import Distinct
 from pipeline.folders import OwnedFolder
 from pipeline.manifest import ManifestError, locate
 from pipeline.plan_files import SPLITS_PER_FILE, SPOOLED, RowsWriter, Spool, batched, rows_file, rows_files
 from pipeline.removed import read_removed, root_of_rows
-from pipeline.storage import join, publish_json, read_json
+from pipeline.storage import join, publish_json, read_bytes
 from schemas.clock import SAMPLE_RATE, Samples
+from schemas.descriptions import PlanDescription
 from schemas.records import Utterance
 from schemas.rejects import Reason, Reject
 from stages.audio_files import header_seconds
@@ -251,18 +253,22 @@ def write_plan(
 
 
 def read_plan(root: str) -> Plan | None:
-    """Return the plan that lies in a folder, or None."""
-    info = read_json(join(root, "plan.json"))
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
+    """Return the plan that lies in a folder, or None where it is missing or damaged."""
+    data = read_bytes(join(root, "plan.json"))
+    if data is None:
+        return None
+    try:
+        info = PlanDescription.model_validate_json(data)
+    except ValidationError:
         return None
     return Plan(
         root=root,
-        base=info["base"],
-        fingerprint=info["fingerprint"],
-        sizes=tuple(info["sizes"]),
-        inputs=tuple(info["inputs"]),
-        max_seconds=float(info.get("max_seconds", math.inf)),
-        unknown_seconds=float(info.get("unknown_seconds", 0.0)),
+        base=info.base,
+        fingerprint=info.fingerprint,
+        sizes=info.sizes,
+        inputs=info.inputs,
+        max_seconds=math.inf if info.max_seconds is None else info.max_seconds,
+        unknown_seconds=info.unknown_seconds,
     )
 
 

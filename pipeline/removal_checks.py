@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.commit import commit_path, valid_commit
-from pipeline.shard_without import FACTS
+from pipeline.commit_form import malformed_commit
 from pipeline.split_files import sha256_of
 from pipeline.storage import join
 from schemas.rejects import Reason
@@ -24,7 +24,9 @@ class Commits:
     covered: Mapping[int, int]
 
     def read(self, split: int) -> dict[str, Any] | None:
-        return valid_commit(self.root, self.fingerprint, split)
+        """Return a split's commit record, None if it does not count or cannot be followed."""
+        record = valid_commit(self.root, self.fingerprint, split)
+        return None if malformed_commit(record, split) else record
 
     def done(self, split: int) -> bool:
         record = self.read(split)
@@ -38,8 +40,9 @@ class Commits:
         """
         record = self.read(split)
         if record is None:
+            told = malformed_commit(valid_commit(self.root, self.fingerprint, split), split)
             raise RemoveFailed(
-                f"{commit_path(self.root, split)} does not hold; run `interloom repair {self.root}` first"
+                f"{commit_path(self.root, split)} does not hold ({told}); run `interloom repair {self.root}` first"
             )
         if record["reasons"].get(Reason.REMOVED.value, 0) > self.covered.get(split, 0):
             raise RemoveFailed(
@@ -48,10 +51,6 @@ class Commits:
             )
         if not sound:
             return
-        if unknown := set(record) - {"files", "format", "plan", "split", *FACTS}:
-            raise RemoveFailed(
-                f"{commit_path(self.root, split)} holds {sorted(unknown)}, unknown to this version of interloom"
-            )
         self.require_files(record)
 
     def require_files(self, record: Mapping[str, Any]) -> None:

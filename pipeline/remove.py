@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commit import FORMAT, commit_path, scratch_folder
+from pipeline.commit_form import malformed_commit
 from pipeline.dataset import BadDataset, Dataset
 from pipeline.drive import Progress
 from pipeline.energon import write_energon_files
@@ -30,15 +31,15 @@ from pipeline.finish import write_shard_table
 from pipeline.folder_lock import locked
 from pipeline.models import referenced
 from pipeline.plan import Plan, load_rows, read_plan
+from pipeline.recipes import recipe_from
 from pipeline.removal_checks import Commits, RemoveFailed
 from pipeline.removal_search import search
 from pipeline.removed import Removed, digest, read_removed, write_removed
 from pipeline.set_aside import ASIDE, names_of
 from pipeline.shard_without import write_without
 from pipeline.split_files import sha256_of
-from pipeline.storage import is_remote, join, list_names, publish_file, publish_json, read_json
+from pipeline.storage import file_size, is_remote, join, list_names, publish_file, publish_json, read_json
 from pipeline.storage import remove as remove_file
-from schemas.recipe import Recipe
 from schemas.rejects import Reason
 from schemas.tables import SHARDS
 from schemas.unit_record import BadRecord
@@ -116,14 +117,30 @@ def unfinished(root: str) -> bool:
 
 def _description(root: str) -> dict[str, Any]:
     """Return the content of `dataset.json`, or of its copy while a removal is under way."""
-    kept = read_json(_journal(root, "dataset"))
-    if read_json(join(root, "dataset.json")) is None and isinstance(kept, dict):
-        return kept
-    return Dataset.open(root).info
+    copied = file_size(join(root, "dataset.json")) is None and file_size(_journal(root, "dataset")) is not None
+    return Dataset.open(root, f"{JOURNAL}/dataset.json" if copied else "dataset.json").info
 
 
 def _journal(root: str, name: str | int) -> str:
     return join(root, JOURNAL, f"{name:06d}.json" if isinstance(name, int) else f"{name}.json")
+
+
+def _read_journal(root: str, split: int) -> dict[str, Any]:
+    """Return the commit records of a split before and, if it came so far, after its removal.
+
+    Raises:
+        RemoveFailed: if they are damaged.
+    """
+    journal = read_json(_journal(root, split))
+    found: dict[str, Any] = journal if isinstance(journal, dict) else {}
+    if "before" not in found or any(
+        malformed_commit(found[name], split) for name in ("before", "after") if name in found
+    ):
+        raise RemoveFailed(
+            f"{_journal(root, split)} is damaged; delete the folder {join(root, JOURNAL)} and run the build again, "
+            f"which leaves out what removed.jsonl lists"
+        )
+    return found
 
 
 def _carry_out(
@@ -136,7 +153,7 @@ def _carry_out(
     for split in set(range(len(plan.inputs))) - begun:
         commits.require(split, sound=split in todo)
     for split in begun:
-        journal = read_json(_journal(root, split))
+        journal = _read_journal(root, split)
         if "after" not in journal and not commits.done(split):
             commits.require_files(journal["before"])
     if listed != read_removed(root):
@@ -166,7 +183,7 @@ def _carry_out(
 
 def _rewrite(root: str, plan: Plan, split: int, covered: int) -> None:
     """Replace the files of a split whose commit record is withdrawn, then write the new one."""
-    journal = read_json(_journal(root, split))
+    journal = _read_journal(root, split)
     before, after = journal["before"], journal.get("after")
     folder = scratch_folder(root, split)
     try:
@@ -233,6 +250,6 @@ def _remove_copies(root: str, splits: Iterable[int]) -> None:
 
 def _fitted(info: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the artifacts that lie in the dataset, except those that the recipe named."""
-    given = {ref.name for ref in referenced(Recipe.model_validate(info["recipe"])) if ref.kept}
+    given = {ref.name for ref in referenced(recipe_from(info["recipe"], "dataset.json")) if ref.kept}
     own = {name for name, artifact in info["artifacts"].items() if artifact["path"].startswith("artifacts/")}
     return tuple(sorted(own - given))

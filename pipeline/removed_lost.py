@@ -1,9 +1,10 @@
 """Mend `removed.jsonl`: the rejects of removed rows hold what the list held of their ids."""
 
+from pipeline.commit_form import shard_names
 from pipeline.dataset import BadDataset
 from pipeline.plan import Plan
 from pipeline.removed import Removed, digest, read_removed
-from pipeline.split_files import read_rejects, shard_names
+from pipeline.split_files import read_rejects
 from pipeline.storage import join
 from pipeline.verify_plan import row_groups
 from schemas.rejects import Reason

@@ -20,7 +20,7 @@ from pipeline.findings import Finding, Problem
 from pipeline.fit import LISTING, fit_fingerprint, kept_entries, load_artifacts, models_of, write_listing
 from pipeline.folder_lock import locked
 from pipeline.models import pin
-from pipeline.plan import Plan
+from pipeline.plan import Plan, read_plan
 from pipeline.remove import unfinished
 from pipeline.removed import LIST, write_removed
 from pipeline.removed_lost import mended
@@ -40,7 +40,7 @@ from pipeline.set_aside import (
 from pipeline.split_files import sha256_of
 from pipeline.storage import copy, file_size, join, list_names, move, read_json, remove, remove_folder
 from pipeline.verify import Verified, examine
-from pipeline.verify_plan import PLAN, RECIPE, ROWS_FILE, read_recipe, recipe_findings, sound_plan
+from pipeline.verify_plan import PLAN, RECIPE, ROWS_FILE, read_recipe, recipe_findings
 from schemas.recipe import Recipe
 from schemas.rejects import Reason
 
@@ -120,7 +120,7 @@ def _repair(
         aside += _mend_list(root) if LIST in bad else []
         more = _repair(examine(root, workers=workers), settings, progress, sources, workers, again=True)
         return Repaired(before=found.findings, splits=more.splits, aside=(*aside, *more.aside))
-    recipe, plan = read_recipe(root), sound_plan(root)
+    recipe, plan = read_recipe(root), read_plan(join(root, "plan"))
     if recipe is None or plan is None:
         raise RepairFailed(f"{root} holds no plan and no recipe, so nothing can be built again; copy what is damaged")
     aside += _mend_artifacts(plan, recipe, bad, settings, progress)
@@ -153,7 +153,7 @@ def _with_artifacts_back(root: str, found: Verified, workers: int) -> Verified:
 
 def _mend_list(root: str) -> list[str]:
     """Bring back what `removed.jsonl` lost, as far as the rejects tell."""
-    plan = sound_plan(root)
+    plan = read_plan(join(root, "plan"))
     if plan is None:
         raise RepairFailed(f"{root}/{LIST} is damaged, and there is no plan; restore it from a copy")
     there = file_size(join(root, LIST)) is not None
@@ -187,7 +187,7 @@ def _mend_plan(root: str, bad: set[str], sources: Sources) -> list[str]:
 
 def _require_same_rows(root: str, made: str, plan: Plan, bad: set[str], manifest: str) -> None:
     """Check a new plan and recipe, in the folder `made`, against what still tells how the dataset was made."""
-    info, before = (None if DATASET in bad else read_json(join(root, DATASET))), sound_plan(root)
+    info, before = (None if DATASET in bad else read_json(join(root, DATASET))), read_plan(join(root, "plan"))
     known = str(info.get("plan")) if info else before.fingerprint if before and not bad & {PLAN, ROWS_FILE} else None
     if known not in (None, plan.fingerprint):
         raise RepairFailed(f"{manifest} holds other rows than {root} was made from; nothing was repaired")

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pipeline.commit_form import shard_names
 from pipeline.dataset import BadDataset
 from pipeline.plan import Plan, load_rows
 from pipeline.set_aside import names_of, original
-from pipeline.split_files import exists, read_rejects, sha256_of, shard_names
+from pipeline.split_files import exists, read_rejects, sha256_of
 from pipeline.storage import is_remote, read_json
 from schemas.records import Utterance
 from schemas.rejects import Reason

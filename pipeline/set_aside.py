@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.commit_form import shard_names
 from pipeline.inside import is_inside
-from pipeline.split_files import shard_names
 from pipeline.storage import file_size, join, move, publish_json, read_json, remove
 
 ASIDE = "work/damaged"

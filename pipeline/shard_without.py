@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.commit_form import SUMS, shard_names
 from pipeline.dataset import BadDataset
 from pipeline.plan import Row
-from pipeline.shards import SUMS, num_documents
-from pipeline.split_files import opened, read_rejects, shard_names
+from pipeline.shards import num_documents
+from pipeline.split_files import opened, read_rejects
 from pipeline.storage import join, read_bytes
 from pipeline.tar_samples import TarSample, end_of_tar, tar_samples
 from schemas.canonical import canonical_json
@@ -22,9 +23,6 @@ from schemas.records import Utterance
 from schemas.rejects import Reject
 from schemas.tables import STATS
 from schemas.unit_record import UnitRecord
-
-FACTS = ("documents", "inputs", *SUMS, "reasons", "records", "rejects", "unit_counts")
-"""What the shard sink says of a split in its commit record."""
 
 
 def write_without(
@@ -74,7 +72,7 @@ def _copy_tar(path: str, wanted: set[str], folder: Path, names: Mapping[str, str
     with opened(path) as file, open(folder / names["tar"], "wb") as out:
         for sample in tar_samples(file, path):
             if sample.key not in wanted:
-                _discount(sample, counts)
+                _discount(sample, path, counts)
                 continue
             keys.append(sample.key)
             out.write(sample.raw)
@@ -84,8 +82,10 @@ def _copy_tar(path: str, wanted: set[str], folder: Path, names: Mapping[str, str
     return keys
 
 
-def _discount(sample: TarSample, counts: dict[str, Any]) -> None:
+def _discount(sample: TarSample, path: str, counts: dict[str, Any]) -> None:
     for name, ids in UnitRecord.from_members(sample.key, sample.members).streams.items():
+        if name not in counts or max(ids, default=0) >= len(counts[name]):
+            raise BadDataset(f"{path} holds units of {name!r} that its commit record does not count")
         counts[name] -= np.bincount(ids, minlength=len(counts[name]))
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.commit_form import SUMS
 from pipeline.job import Outcome
 from schemas.canonical import canonical_json
 from schemas.clock import SAMPLE_RATE
@@ -26,9 +27,6 @@ from schemas.records import Artifact, Encoded
 from schemas.rejects import Reject
 from schemas.tables import STATS
 from schemas.unit_record import STREAMS, UnitRecord, rounded
-
-SUMS = ("num_samples", "num_words", "text_tokens", "hubert_runs", "pitch_runs", "style_frames")
-"""Columns of the statistics whose sums a commit record holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

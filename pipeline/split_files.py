@@ -15,16 +15,6 @@ from schemas.rejects import Reject
 PIECE = 2**20
 
 
-def shard_names(split: int) -> dict[str, str]:
-    """Return the names of a split's files by what they hold."""
-    return {
-        "tar": f"shard-{split:06d}.tar",
-        "index": f"shard-{split:06d}.tar.idx",
-        "stats": f"shard-{split:06d}.stats.parquet",
-        "rejects": f"rejects-{split:06d}.jsonl",
-    }
-
-
 @contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
     """Open a file that must be there.

@@ -10,6 +10,7 @@ Calls of a store are tried again while its errors may pass (`pipeline/stores.py`
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,7 @@ def list_names(folder: str) -> dict[str, int]:
     if is_remote(folder):
         return {name: item["size"] for name, item in Store(folder).children().items()}
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        return {name: found.st_size for name, found in _scanned(folder)}
     except FileNotFoundError:
         return {}
 
@@ -178,7 +178,19 @@ def list_states(folder: str) -> dict[str, str]:
     if is_remote(folder):
         return {name: repr(item) for name, item in Store(folder).children().items()}
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name: str(entry.stat().st_mtime_ns) for entry in entries if entry.is_file()}
+        return {name: str(found.st_mtime_ns) for name, found in _scanned(folder)}
     except FileNotFoundError:
         return {}
+
+
+def _scanned(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the files of a folder; those that go while it is read are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_file():
+                    yield entry.name, entry.stat()

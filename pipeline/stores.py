@@ -4,7 +4,6 @@ import errno
 import hashlib
 import inspect
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +14,12 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from schemas.store_errors import is_away, is_unknown
+
 WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts: about half a minute in all, on top of what a client does by itself."""
 FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors that stay, however often one asks."""
-PASSING = (
-    ("aiohttp", ("ClientError",)),
-    ("asyncio", ("TimeoutError",)),
-    ("botocore.exceptions", ("ConnectionError", "HTTPClientError", "IncompleteReadError")),
-    ("botocore.parsers", ("ResponseParserError",)),
-    ("fsspec.exceptions", ("FSTimeoutError",)),
-)
 CONNECTIONS = 32
 """Requests to S3 at once, and prefixes that are listed at once; its client allows 10 unless told."""
 PART_BYTES = 50 * 2**20
@@ -39,8 +33,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether a call of a store that failed so may succeed later."""
     if isinstance(error, OSError):
         return not isinstance(error, FINAL) and error.errno != errno.ENOSPC
-    kinds = [getattr(sys.modules[module], name) for module, names in PASSING if module in sys.modules for name in names]
-    return isinstance(error, tuple(kinds))
+    return is_away(error)
 
 
 def persist(call: Callable[[], Answer], what: str) -> Answer:
@@ -48,11 +41,15 @@ def persist(call: Callable[[], Answer], what: str) -> Answer:
 
     Raises:
         OSError: EIO, naming `what`, when the last attempt failed so; other errors as they come.
+        PermissionError: if there are no credentials for the store, or none that hold.
     """
     for wait in (*WAITS, None):
         try:
             return call()
         except BaseException as error:
+            if is_unknown(error):
+                told = f"no credentials for the store ({type(error).__name__})"
+                raise PermissionError(errno.EACCES, told, what) from error
             if not is_transient(error):
                 raise
             last = error  # clients of stores have errors of their own, which share no base

@@ -12,13 +12,12 @@ from multiprocessing import get_context
 from typing import Any
 
 from pipeline.commit import committed_splits
+from pipeline.commit_form import shard_names
 from pipeline.dataset import Dataset
 from pipeline.drive import Progress
 from pipeline.findings import Expected, Finding, Problem, SplitReport
-from pipeline.plan import Plan
-from pipeline.split_files import shard_names
+from pipeline.plan import Plan, read_plan
 from pipeline.storage import join, list_names, read_json
-from pipeline.verify_plan import sound_plan
 from pipeline.verify_side import SideCheck
 from pipeline.verify_split import SplitCheck
 
@@ -72,7 +71,7 @@ def examine(
     Raises:
         BadDataset: if the folder holds neither a finished dataset nor a plan.
     """
-    plan = sound_plan(root)
+    plan = read_plan(join(root, "plan"))
     info = read_json(join(root, "dataset.json"))
     if not isinstance(info, dict) and plan is None:
         Dataset.open(root)  # says what is wrong

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.findings import Finding, Problem
 from pipeline.models import portable
-from pipeline.plan import Plan, read_plan
+from pipeline.plan import Plan
 from pipeline.plan_files import rows_files
 from pipeline.recipes import RecipeError, parse_recipe, recipe_from
 from pipeline.removed import Removed, digest
@@ -23,14 +23,6 @@ from schemas.tables import ROWS
 PLAN, ROWS_FILE, RECIPE = "plan/plan.json", "plan/splits.parquet", "recipe.yaml"
 READING = {"sequence", "train", "max_reject_rate"}
 """Sections that may be changed after a build."""
-
-
-def sound_plan(root: str) -> Plan | None:
-    """Return the plan if its description can be read."""
-    try:
-        return read_plan(join(root, "plan"))
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def plan_findings(root: str, plan: Plan | None, info: Mapping[str, Any] | None, removed: Removed) -> list[Finding]:

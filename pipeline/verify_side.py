@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import ValidationError
 
 from pipeline import backends, chain
 from pipeline.commit import commit_path
@@ -27,7 +28,9 @@ from pipeline.removed import LIST, BadRemovedList, Removed, read_removed
 from pipeline.split_files import exists, sha256_of
 from pipeline.storage import join, read_bytes, read_json
 from pipeline.verify_plan import is_canonical, plan_findings, read_recipe, recipe_findings
+from schemas.canonical import canonical_json
 from schemas.contract import UnitContract
+from schemas.descriptions import DatasetDescription, what_is_wrong
 from schemas.records import Artifact
 from schemas.rejects import Reason
 from schemas.tables import SHARDS
@@ -169,10 +172,12 @@ class SideCheck:
             wanted |= {name: sum(row[name] for row in self._rows.values()) for name in SUMMED}
             wanted["reasons"] = dict(self._reasons)
         for name, value in wanted.items():
-            if info.get(name) != value:
+            if canonical_json(info.get(name)) != canonical_json(value):
                 self._add(DATASET, Problem.TOTALS, f"{name} is not what recipe, artifacts and commit records give")
-        if missing := {"aligner", "artifacts", "recipe", "shards", "streams"} - set(info):
-            self._add(DATASET, Problem.UNREADABLE, f"it lacks {', '.join(sorted(missing))}")
+        try:
+            DatasetDescription.model_validate_json(data or b"")
+        except ValidationError as error:
+            self._add(DATASET, Problem.UNREADABLE, what_is_wrong(error))
 
     def _check_table(self) -> None:
         self.files += 1
@@ -187,6 +192,8 @@ class SideCheck:
         elif self._info is not None and sha256_of(join(self._root, TABLE)) != sha256:
             self._add(TABLE, Problem.HASH, "its sha256 is not that in dataset.json")
             return
+        elif isinstance(said, dict) and said.get("bytes") != len(data):
+            self._add(DATASET, Problem.TOTALS, f"it does not give the size of {TABLE}")
         try:
             rows = pq.read_table(io.BytesIO(data), schema=SHARDS).to_pylist()
         except (pa.ArrowException, OSError):

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.commit import FORMAT, commit_path
+from pipeline.commit_form import SUMS, malformed_commit, shard_names
 from pipeline.dataset import BadDataset
 from pipeline.findings import Expected, Finding, Problem, SplitReport
 from pipeline.plan import Row, load_rows
 from pipeline.removed import Removed, is_removed, read_removed, removed_id
-from pipeline.shard_facts import malformed_commit, shard_row
-from pipeline.shards import SUMS, num_documents
-from pipeline.split_files import opened, read_rejects, sha256_of, shard_names
+from pipeline.shard_facts import shard_row
+from pipeline.shards import num_documents
+from pipeline.split_files import opened, read_rejects, sha256_of
 from pipeline.storage import file_size, join, read_bytes
 from pipeline.tar_samples import tar_samples
 from schemas.canonical import canonical_json
@@ -108,7 +109,7 @@ class SplitCheck:
         except (ValueError, RecursionError):
             self._add(name, Problem.UNREADABLE, "not valid JSON")
             return None
-        if (wrong := malformed_commit(record, self._names)) is not None:
+        if (wrong := malformed_commit(record, self._split)) is not None:
             self._add(name, Problem.FORGED, wrong)
             return None
         if data != (canonical_json(record) + "\n").encode():

@@ -9,11 +9,11 @@ import io
 import os
 import re
 import stat
-import sys
 from typing import Any
 
 from schemas.path_errors import OF_THE_PATH
 from schemas.rejects import Reason
+from schemas.store_errors import is_away, is_unknown
 from schemas.urls import public_url
 
 STORES = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "hdfs", "memory", "oss", "s3", "s3a", "webhdfs"})
@@ -174,7 +174,9 @@ def _object(location: str, scheme: str) -> bytes | AudioProblem:
         raise AudioProblem(Reason.MISSING_AUDIO, "no such object") from None
     except (PermissionError, IsADirectoryError):
         raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it, or no object") from None
-    except _outages() as error:
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_away(error) or is_unknown(error)):
+            raise
         if scheme in WEB or getattr(error, "errno", None) == errno.EINVAL:
             detail = "the server does not give it whole, or it cannot be named so"
             raise AudioProblem(Reason.MISSING_AUDIO, detail) from None
@@ -202,14 +204,3 @@ def _whole(remote: Any) -> bytes:
     if left > 0 and size is not None and sum(map(len, pieces)) < size:
         raise OSError(errno.EIO, "the object ends before its size")
     return b"".join(pieces)
-
-
-def _outages() -> tuple[type[BaseException], ...]:
-    """Return what clients raise where a server cannot be reached, of those clients that were loaded."""
-    found: list[type[BaseException]] = [OSError]
-    for module, names in (
-        ("aiohttp", ("ClientError",)),
-        ("botocore.exceptions", ("ConnectionError", "HTTPClientError", "IncompleteReadError", "NoCredentialsError")),
-    ):
-        found += [getattr(sys.modules[module], name) for name in names if module in sys.modules]
-    return tuple(found)

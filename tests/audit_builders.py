@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.commit_form import SUMS
 from pipeline.finish import write_shard_table
-from pipeline.shards import SUMS, num_documents
+from pipeline.shards import num_documents
 from schemas.canonical import rng_for, sha256_hex
 from schemas.clock import SAMPLE_RATE, Samples, frames_covering
 from schemas.contract import UnitContract
@@ -153,7 +154,9 @@ def write_dataset(
     flat = tuple(item for split in splits for item in split)
     lost = tuple(dict(item) for split in dropped for item in split)
     info = {
+        "code_version": "0",
         "format": "interloom-units/1",
+        "plan": "0123456789abcdef",
         "name": "river",
         "fingerprint": "0123456789abcdef",
         "recipe": Recipe(name="river").model_dump(mode="json"),
@@ -247,7 +250,10 @@ def _write_shard(
     pq.write_table(pa.Table.from_pylist(rows, schema=STATS), folder / f"shard-{split:06d}.stats.parquet")
     lines = "".join(json.dumps(dict(item)) + "\n" for item in rejects)
     (folder / f"rejects-{split:06d}.jsonl").write_text(lines)
+    (folder / f"shard-{split:06d}.tar.idx").write_bytes(b"")
     commit = {
+        "format": "interloom-commit/1",
+        "plan": "0123456789abcdef",
         "split": split,
         "inputs": len(records) + len(rejects),
         "records": len(records),

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
+from pipeline.commit_form import SUMS
 from pipeline.finish import write_shard_table
-from pipeline.shards import SUMS, num_documents, num_runs
+from pipeline.shards import num_documents, num_runs
 from schemas.clock import Samples, frames_covering
 from schemas.contract import UnitContract
 from schemas.recipe import Recipe
@@ -189,8 +190,15 @@ def write_dataset(root: Path, shards: Sequence[Sequence[UnitRecord]]) -> Path:
     (root / "artifacts" / "tokenizer.model").write_bytes(model)
     commits = {number: write_shard(root / "shards", number, records) for number, records in enumerate(shards)}
     info = {
+        "aligner": {"name": "none"},
+        "code_version": "0",
         "format": "interloom-units/1",
+        "inputs": sum(len(records) for records in shards),
         "name": "tiny",
+        "num_samples": sum(int(item.num_samples) for records in shards for item in records),
+        "plan": "",
+        "reasons": {},
+        "rejects": 0,
         "fingerprint": hashlib.sha256(repr([r.key for s in shards for r in s]).encode()).hexdigest()[:16],
         "recipe": Recipe(name="tiny").model_dump(mode="json"),
         "records": sum(len(records) for records in shards),
@@ -233,21 +241,22 @@ def write_shard(folder: Path, number: int, records: Sequence[UnitRecord]) -> dic
     ]
     schema = pa.schema([STATS.field(column) for column in ("recording", "index", *SUMS)])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.stats.parquet")
+    (folder / f"rejects-{number:06d}.jsonl").write_bytes(b"")
     files = {
-        f"{name}.{extension}": {
-            "bytes": (folder / f"{name}.{extension}").stat().st_size,
-            "sha256": hashlib.sha256((folder / f"{name}.{extension}").read_bytes()).hexdigest(),
-        }
-        for extension in ("stats.parquet", "tar", "tar.idx")
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in sorted(folder.glob(f"*-{number:06d}.*"))
     }
     commit = {
         "documents": num_documents(rows),
         "files": files,
         "format": "interloom-commit/1",
         "inputs": len(records),
+        "plan": "",
+        "reasons": {},
         "records": len(records),
         "rejects": 0,
         "split": number,
+        "unit_counts": {},
         **{column: sum(row[column] for row in rows) for column in SUMS},
     }
     (folder / f"{name}.commit.json").write_text(json.dumps(commit))

@@ -192,6 +192,8 @@ def unit_usage(commits: Iterable[Mapping[str, Any]], contracts: Mapping[str, Uni
     totals = {name: [0] * contract.codebook_size for name, contract in contracts.items()}
     for commit in commits:
         for name, counts in commit["unit_counts"].items():
+            if name not in totals:
+                raise BadDataset(f"dataset.json does not describe the stream {name!r} of its commit records")
             if len(counts) != len(totals[name]):
                 raise BadDataset(
                     f"the commit record of split {commit['split']} counts {len(counts)} ids of '{name}', "

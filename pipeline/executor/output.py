@@ -3,6 +3,7 @@
 import fcntl
 import os
 import threading
+from contextlib import suppress
 
 KEPT_BYTES = 2**14
 CHUNK = 2**20
@@ -17,7 +18,8 @@ class Output:
 
     def __init__(self, max_bytes: int) -> None:
         self._ours, self.theirs = os.pipe()
-        fcntl.fcntl(self._ours, fcntl.F_SETPIPE_SZ, CHUNK)
+        with suppress(OSError):  # a small pipe is slower, no more: an ordinary user may have 64 large ones in all
+            fcntl.fcntl(self._ours, fcntl.F_SETPIPE_SZ, CHUNK)
         self._max, self._count, self._tail = max_bytes, 0, b""
         self._go_on = threading.Event()
         self._thread = threading.Thread(target=self._read, name="output", daemon=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from pipeline.commit import commit_path
 from pipeline.dataset import BadDataset
@@ -15,8 +16,9 @@ from pipeline.reader.shard_cache import Committed, ShardCache, open_committed
 from pipeline.reader.shard_file import ShardFile, committed, damaged
 from pipeline.reader.source import BadShard, Packed, Shard
 from pipeline.reader.vocabularies import load_tokenizer
-from pipeline.storage import is_remote, join, read_json
+from pipeline.storage import is_remote, join, read_bytes, read_json
 from schemas.contract import UnitContract
+from schemas.descriptions import BakedDescription, what_is_wrong
 from schemas.records import Artifact
 from schemas.sequence import VocabularySection
 from stages.vocabulary import BLOCKS, Vocabulary
@@ -140,17 +142,24 @@ def baked_vocabulary(path: str) -> Vocabulary:
     described = info["vocabulary"]
     tokenizer = Artifact(path=join(path, info["tokenizer"]), sha256=described["tokenizer_sha256"])
     sizes = {slot: last - first for slot, (first, last) in described["blocks"].items() if slot in BLOCKS}
-    section = VocabularySection.model_validate(info["sequence"]["vocabulary"])
+    try:
+        section = VocabularySection.model_validate(info["sequence"]["vocabulary"])
+    except ValidationError as error:
+        raise BadDataset(f"{path}/baked.json is damaged: {what_is_wrong(error)}; run `interloom bake` again") from None
     return Vocabulary(load_tokenizer(tokenizer), sizes, section, tokenizer.sha256)
 
 
 def _baked_info(root: str) -> dict[str, Any]:
     path = join(root, "baked.json")
-    info = read_json(path)
-    if info is None:
+    data, info = read_bytes(path), read_json(path)
+    if data is None or info is None:
         raise BadDataset(f"{path} is missing or damaged: the bake is not finished; run `interloom bake` again")
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise BadDataset(f"{path} is not of format {FORMAT}; bake the dataset anew")
+    try:
+        BakedDescription.model_validate_json(data)
+    except ValidationError as error:
+        raise BadDataset(f"{path} is damaged: {what_is_wrong(error)}; run `interloom bake` again") from None
     if not all(map(is_inside, [info["tokenizer"], *(name for name, _ in info["shards"])])):
         raise BadDataset(f"{path} names files outside the bake")
     return info

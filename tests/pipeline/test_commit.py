@@ -19,7 +19,7 @@ from pipeline.commit import (
     valid_commit,
     valid_commits,
 )
-from pipeline.dataset import FORMAT, BadDataset, Dataset
+from pipeline.dataset import BadDataset, Dataset
 from pipeline.storage import list_names, read_json
 
 FACTS = {"inputs": 1, "records": 1, "rejects": 0}
@@ -119,10 +119,9 @@ def test_what_is_nested_too_deep_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("[" * 100_000)
     with pytest.raises(BadDataset, match="is not valid JSON"):
         Dataset.open(str(tmp_path))
-    (tmp_path / "dataset.json").write_text(f'{{"format": "{FORMAT}"}}')
     for damage in ("[" * 100_000, "{", "[]", "{}", '{"records": "3"}'):
         path.write_text(damage)
-        with pytest.raises(BadDataset, match="so its shard does not count; run the build again"):
-            Dataset.open(str(tmp_path)).commit(0)
+        with pytest.raises(BadDataset, match="so its shard does not count; run `interloom repair"):
+            Dataset(root=str(tmp_path), info={}).commit(0)
     path.write_text("[" * 100_000)
     assert read_json(str(path)) is None
