@@ -50,7 +50,7 @@ def verify(dataset: str, as_json: bool, workers: int) -> None:
 
 @click.command()
 @click.option("--manifest", default=None, help="Where the plan is damaged: the manifest that it was made from.")
-@click.option("--audio-root", default=None, help="Where its relative audio paths start.")
+@click.option("--audio-root", default=None, help="Where relative audio paths start, if not where the plan says.")
 @click.option("--recipe", default=None, help="Where recipe.yaml is damaged too: the recipe.")
 @click.argument("dataset")
 @engine_options
@@ -62,6 +62,7 @@ def repair(dataset: str, manifest: str | None, audio_root: str | None, recipe: s
     Examples:
       interloom repair out
       interloom repair out --manifest manifest.jsonl
+      interloom repair out --audio-root /mnt/moved
     """
     from jobs.maintain import repair_step
 

@@ -61,7 +61,7 @@ def _names(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8; write one id per line") from None
     return [name for line in lines if (name := line.removesuffix("\r"))]
@@ -100,6 +100,8 @@ def repair_step(
             done = repair(settings, progress, sources, workers=settings.engine.workers)
     except RepairFailed as error:
         return _failed(error)
+    if done.base:
+        console.print(f"{settings.out}: {done.base}", markup=False, soft_wrap=True)
     if not done.before:
         console.print(f"{settings.out}: nothing to repair", markup=False)
         return 0

@@ -59,7 +59,8 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         except usage as error:
             if os.environ.get("INTERLOOM_DEBUG"):
                 raise
-            hint = "; it comes with: pip install 'interloom[all]'" if isinstance(error, ImportError) else ""
+            untold = isinstance(error, ImportError) and "install" not in str(error).lower()
+            hint = "; it comes with: pip install 'interloom[all]'" if untold else ""
             click.echo(f"interloom: {one_safe_line(str(error))}{hint}", err=True)
             raise SystemExit(EXIT_USAGE) from None
         except storage_errors() as error:
@@ -249,9 +250,11 @@ def rooted(path: str) -> str:
     """Return an absolute local path, or the URL of an object store.
 
     Raises:
-        ValueError: for a chained URL, or a path that is a file.
+        ValueError: for a chained URL, a path that is a file, or none.
     """
     path = path.removeprefix("file://")
+    if not path:
+        raise ValueError("an empty path: name a folder, the current one with '.'")
     if "::" in path:
         raise ValueError(f"{path}: a folder's name must not hold '::'")
     if "://" in path:

@@ -10,19 +10,24 @@ from pipeline import backends, chain
 from pipeline.commit import commit_path, committed_splits
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import finish
-from pipeline.fit import artifacts_json, fit, fit_fingerprint, load_artifacts, models_of, require_untold
+from pipeline.fit import FitError, artifacts_json, fit, fit_fingerprint, load_artifacts, models_of, require_untold
 from pipeline.folder_lock import locked
 from pipeline.job import Job, Limits
 from pipeline.manifest import locate, manifest_base, read_manifest
 from pipeline.models import pin, resolved
 from pipeline.plan import Plan, Row, read_plan, write_plan
 from pipeline.recipes import parse_recipe, recipe_from, recipe_yaml
+from pipeline.removal_search import search
 from pipeline.remove import unfinished
-from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json, remove_folder
+from pipeline.removed import read_removed
+from pipeline.status_files import read_many
+from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json, remove, remove_folder
 from pipeline.transcribe import transcribe
 from schemas.model_sections import ImportedSection
 from schemas.recipe import Recipe
 from schemas.records import Artifact, Utterance
+from schemas.rejects import Reason
+from schemas.urls import public_url
 from stages.alignment_files.entry import BadAlignment
 from stages.alignment_files.index import AlignmentIndex
 
@@ -62,6 +67,11 @@ def make_plan(manifest: str, recipe: Recipe, out: str, audio_root: str | None = 
         existing = read_plan(join(out, "plan"))
         if existing is None:
             plan = write_plan(join(out, "plan"), base, rows, hours, recipe.decode.max_seconds)
+            try:
+                _require_same_recipe(recipe, plan, out)
+            except (PlanError, FitError):
+                remove_folder(join(out, "plan"))
+                raise
         else:
             as_before = (existing.max_seconds, existing.unknown_seconds)
             again = join(out, "work", "plan")
@@ -70,7 +80,9 @@ def make_plan(manifest: str, recipe: Recipe, out: str, audio_root: str | None = 
             finally:
                 remove_folder(again)  # ids, texts and paths of all rows
             if (plan.fingerprint, plan.base) != (existing.fingerprint, existing.base):
-                raise PlanError(f"{out} was planned from other rows than {manifest} holds now; use another --out")
+                raise PlanError(
+                    f"{out} was planned from other rows than {public_url(manifest)} holds now; use another --out"
+                )
             plan = existing
             _require_same_recipe(recipe, plan, out)
         publish_bytes(recipe_yaml(recipe).encode(), join(out, "recipe.yaml"))
@@ -142,10 +154,11 @@ def _require_same_recipe(recipe: Recipe, plan: Plan, out: str) -> None:
         raise PlanError(f"{out}/artifacts were fitted with other settings; use another --out")
     everything = artifacts | models_of(recipe, given)
     wanted = build_job(recipe, plan, everything, RunSettings(out=out, engine=EngineSettings())).fingerprint
-    for split in committed_splits(list_names(join(out, "shards"))):
-        record = read_json(commit_path(out, split))
+    folder = join(out, "shards")
+    names = [f"shard-{split:06d}.commit.json" for split in sorted(committed_splits(list_names(folder)))]
+    for _, record in read_many(folder, names):
         if isinstance(record, dict) and record.get("plan") != wanted:
-            raise PlanError(f"{out}/shards were built with other settings; use another --out")
+            raise PlanError(f"{folder} were built with other settings; use another --out")
 
 
 def planned_recipe(out: str) -> Recipe:
@@ -192,18 +205,28 @@ def build_job(recipe: Recipe, plan: Plan, artifacts: dict[str, Artifact], settin
 
 
 def run_build(
-    recipe: Recipe, artifacts: dict[str, Artifact], settings: RunSettings, progress: Progress
+    recipe: Recipe,
+    artifacts: dict[str, Artifact],
+    settings: RunSettings,
+    progress: Progress,
+    *,
+    repairing: bool = False,
 ) -> dict[str, Any]:
     """Build every split, reconcile and write `dataset.json`; return its content.
 
+    A repair leaves shards that hold rows of `removed.jsonl` to the removal, which needs no sources.
+
     Raises:
-        PlanError: if a removal from the dataset was begun and not ended.
+        PlanError: if a removal from the dataset was begun and not ended, or its list was lost.
+        BadRemovedList: if that list is damaged.
         FolderInUse: if another run works in the folder.
     """
     plan = planned(settings.out)
     with locked(settings.out):
         if unfinished(settings.out):
-            raise PlanError(f"{settings.out}: a removal is not finished; run `interloom remove` again")
+            raise PlanError(f"{settings.out}: a removal is not finished; run `interloom remove` with the same ids")
+        if not repairing:
+            _respect_removals(settings.out, plan)
         job = build_job(recipe, plan, artifacts, settings)
         records = drive(job, plan, settings.engine, progress)
         return finish(
@@ -217,6 +240,27 @@ def run_build(
             aligner=backends.align_config(recipe, artifacts).metadata(),
             transcription=_transcription(settings.out, plan) if recipe.transcribe else None,
         )
+
+
+def _respect_removals(out: str, plan: Plan) -> None:
+    """Withdraw shards that hold rows of `removed.jsonl`; reads all rows of the plan where anything was removed.
+
+    Raises:
+        PlanError: if `dataset.json` counts more rows that were removed than the list names.
+    """
+    info, listed = read_json(join(out, "dataset.json")), read_removed(out)
+    reasons = info.get("reasons") if isinstance(info, dict) and info.get("plan") == plan.fingerprint else None
+    said = reasons.get(Reason.REMOVED.value, 0) if isinstance(reasons, dict) else 0
+    if not said and not listed:
+        return
+    covered = search(plan, {}, {}, listed).covered
+    if isinstance(said, int) and said > sum(covered.values()):
+        raise PlanError(f"{out}/removed.jsonl lacks rows that were removed; run `interloom repair {out}` first")
+    for split, count in covered.items():
+        record = read_json(commit_path(out, split))
+        told = record.get("reasons") if isinstance(record, dict) else None
+        if isinstance(told, dict) and told.get(Reason.REMOVED.value, 0) != count:
+            remove(commit_path(out, split))
 
 
 def _transcription(out: str, plan: Plan) -> dict[str, Any] | None:

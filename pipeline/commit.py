@@ -1,11 +1,13 @@
 """The commit of a split: its files first, its commit record last. Readers and reruns trust commit records only."""
 
 import hashlib
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from pipeline.storage import (
 )
 
 FORMAT = "interloom-commit/1"
+GOING = "going-"
+"""Names of folders in `work/` that are being removed begin so."""
 FETCHERS = 32
 """Commit records of a store that are fetched at once."""
 
@@ -60,9 +64,15 @@ def scratch_folder(root: str, split: int, owner: str = "") -> Path:
 
 
 def remove_scratch(root: str, owner: str = "") -> None:
-    """Remove the scratch folders of one owner, or of all."""
+    """Remove the scratch folders of one owner, or of all.
+
+    At once: a child on another machine that outlived its engine finds all files of a shard, or none.
+    """
     if not is_remote(root):
-        shutil.rmtree(Path(root) / "work" / "tmp" / owner, ignore_errors=True)
+        going = Path(root) / "work" / f"{GOING}{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            os.rename(Path(root) / "work" / "tmp" / owner, going)
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def commit(root: str, split: int, fingerprint: str, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,14 @@ for `stall_seconds` it is killed and started again on what is left. Reruns are f
 
 import hashlib
 import os
+import shutil
 import signal
 import struct
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,7 +21,7 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import keep_valid, remove_scratch, valid_commit, valid_commits
+from pipeline.commit import FETCHERS, GOING, CommitConflict, keep_valid, remove_scratch, valid_commit, valid_commits
 from pipeline.engine_log import EngineLog
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
@@ -31,9 +33,11 @@ from pipeline.log import Log
 from pipeline.plan import Plan
 from pipeline.process import kill_marked, spawn
 from pipeline.status_files import commit_times
-from pipeline.storage import is_remote, join, list_names, read_json, remove
+from pipeline.storage import is_remote, join, list_names, publish_json_once, read_json, remove
 
 MAX_ENGINE_STARTS = 3
+MOST_REASONS = 100
+"""Failures that are read to say why splits are missing."""
 MARK = "INTERLOOM_RUN"
 POLL_SECONDS = 0.2
 SIGNS_AWAITED = 3
@@ -86,6 +90,7 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
     splits, log = range(len(plan.sizes)), Log(role="driver", root=job.root)
     with locked(job.root), _engine_home(job.root) as home:
         _remove_leftovers(job.root)
+        _require_own(job)
         done = keep_valid(job.root, job.fingerprint, splits)
         starts = 0
         while starts < MAX_ENGINE_STARTS:
@@ -113,6 +118,20 @@ def drive(job: Job, plan: Plan, settings: EngineSettings, progress: Progress) ->
         return done
 
 
+def _require_own(job: Job) -> None:
+    """Claim a folder of a store for the fingerprint of its job: no lock keeps two runs apart there.
+
+    Raises:
+        CommitConflict: if it was claimed for another.
+    """
+    claim = join(job.root, "work", "job.json")
+    if is_remote(job.root) and not publish_json_once({"fingerprint": job.fingerprint}, claim):
+        raise CommitConflict(
+            f"{claim} says that a run with other settings works in {job.root}, or did; use another --out, or delete "
+            f"that file if none does and nothing was committed"
+        )
+
+
 def _in_order(root: str, plan: Plan, splits: Iterable[int]) -> list[int]:
     """Return the largest first, but last what failed in the last start: it may take its worker with it."""
     failed = {join(root, "work", "failed", name) for name in list_names(join(root, "work", "failed"))}
@@ -137,9 +156,10 @@ def _committed(job: Job, splits: range) -> dict[int, dict[str, Any]]:
     """Return the records that count; those that a store does not list yet are asked for by name."""
     done = valid_commits(job.root, job.fingerprint, splits)
     if is_remote(job.root):
-        for split in set(splits) - set(done):
-            if record := valid_commit(job.root, job.fingerprint, split):
-                done[split] = record
+        missing = [split for split in splits if split not in done]
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            found = pool.map(lambda split: valid_commit(job.root, job.fingerprint, split), missing)
+            done |= {split: record for split, record in zip(missing, found, strict=True) if record}
     return dict(sorted(done.items()))
 
 
@@ -294,7 +314,9 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 def _explain(root: str, missing: list[int], problem: str) -> str:
     shown = ", ".join(map(str, missing[:10])) + (" and more" if len(missing) > 10 else "")
-    reasons = {str((read_json(failure_path(root, split)) or {}).get("error", "")) for split in missing} - {""}
+    noted = list_names(join(root, "work", "failed"))
+    paths = [path for path in (failure_path(root, split) for split in missing) if path.rsplit("/", 1)[-1] in noted]
+    reasons = {str((read_json(path) or {}).get("error", "")) for path in paths[:MOST_REASONS]} - {""}
     because = "; ".join([*sorted(reasons)[:3], *([problem] if problem else [])]) or "the engine dropped them"
     return (
         f"{len(missing)} splits have no valid commit record ({shown}): {because}. Run the same command again to resume"
@@ -310,6 +332,8 @@ def _remove_leftovers(root: str) -> None:
         remove(join(root, "work", "alive", name))
     if not is_remote(root):
         remove_scratch(root)
+        for folder in (Path(root) / "work").glob(f"{GOING}*"):
+            shutil.rmtree(folder, ignore_errors=True)
         for folder in (Path(root) / "shards", *(Path(root) / "work").glob("*/")):
             for path in folder.glob("*.tmp-*"):
                 path.unlink(missing_ok=True)

@@ -56,6 +56,7 @@ def fit(
         if found[0] != wanted:
             raise FitError(f"{root}/artifacts were made with other settings, models or rows; use another --out")
         _require_sound(root, found[1])
+        remove_folder(join(root, "fit"))  # ids, texts and features, where the run before ended in between
         return found[1] | models_of(recipe, given)
     require_untold(root)
     kept = _keep(root, recipe, given)
@@ -63,6 +64,7 @@ def fit(
     entries = {name: {"path": _inside(root, artifact), "sha256": artifact.sha256} for name, artifact in kept.items()}
     entries |= trained
     write_listing(root, entries, wanted)
+    remove_folder(join(root, "fit"))  # after the listing, so that an end in between costs no features
     loaded = load_artifacts(root)
     if loaded is None:
         raise FitError(f"{root}/{LISTING} cannot be read back")
@@ -145,7 +147,6 @@ def _train(
     entries = {}
     for name, files in train(FeatureFiles(fit_root, len(records)), recipe, given).items():
         entries[name] = _publish(root, files)
-    remove_folder(fit_root)  # it holds ids, texts and features
     return entries
 
 

@@ -70,7 +70,7 @@ def read_manifest(path: str) -> Iterator[Utterance | Reject]:
             row = recordings.name(row)
         yield row
     if not usable:
-        raise ManifestError(f"{path}: no usable row; each needs at least 'audio_filepath' and 'text'")
+        raise ManifestError(f"{public_url(path)}: no usable row; each needs at least 'audio_filepath' and 'text'")
 
 
 class _Recordings:

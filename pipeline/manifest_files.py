@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 from pipeline.manifest_tables import DamagedTable, parquet_rows
 from schemas.path_errors import OF_THE_PATH
 from schemas.rejects import one_line
+from schemas.store_errors import is_away, is_unknown
+from schemas.urls import public_url
 
 MAX_LINE = 2**24
 """Bytes of a row, and characters of a field in a CSV: a transcript of 1 MB fits many times over."""
@@ -48,11 +50,11 @@ def raw_rows(path: str) -> Iterator[RawRow]:
         ".tsv": _table_rows,
         ".parquet": lambda one: _parquet_parts([one]),
     }
-    suffix = place.suffix.lower()
+    suffix = _suffix(path)
     if suffix not in readers:
         raise ManifestError(
-            f"{path}: unknown kind of manifest; use .jsonl, .csv, .tsv, .parquet or a folder with *.parquet or "
-            "*.trans.txt files"
+            f"{public_url(path)}: unknown kind of manifest; use .jsonl, .csv, .tsv, .parquet or a folder with "
+            "*.parquet or *.trans.txt files"
         )
     return readers[suffix](path)
 
@@ -60,18 +62,38 @@ def raw_rows(path: str) -> Iterator[RawRow]:
 def _open(path: str) -> io.BufferedReader:
     """Open a local regular file or a URL; a fifo or device would never end."""
     if "://" in path:
-        import fsspec
-
-        try:
-            return io.BufferedReader(fsspec.open(path, "rb").open(), 1 << 20)
-        except FileNotFoundError:
-            raise ManifestError(f"{path}: no such manifest; give --manifest an existing file or folder") from None
+        return _open_url(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ManifestError(f"{path}: not a regular file; give --manifest a file or folder")
         return open(path, "rb")
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such manifest; give --manifest an existing file or folder") from None
+
+
+def _open_url(path: str) -> io.BufferedReader:
+    import fsspec
+
+    try:
+        return io.BufferedReader(fsspec.open(path, "rb").open(), 1 << 20)
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_away(error) or is_unknown(error)):
+            raise
+        cause: BaseException = error
+        while cause.__cause__ is not None and not is_away(
+            cause
+        ):  # whatever a web server says, the client finds no file
+            cause = cause.__cause__
+        status = getattr(cause, "status", 404 if isinstance(cause, FileNotFoundError) else None)
+        told = f"cannot be reached ({type(cause).__name__})" if status is None else f"the server answers {status}"
+        if status in (404, 410):
+            told = "no such manifest; give --manifest an existing file or folder"
+        raise ManifestError(f"{public_url(path)}: {told}") from None
+
+
+def _suffix(path: str) -> str:
+    """Return how a file's name ends; a web server's is told before its query."""
+    return Path(path.partition("?")[0] if path.startswith(("http://", "https://")) else path).suffix.lower()
 
 
 def _lines(path: str) -> Iterator[bytes]:
@@ -105,20 +127,21 @@ def _jsonl_rows(path: str) -> Iterator[RawRow]:
 
 
 def _table_rows(path: str) -> Iterator[RawRow]:
-    separator = "\t" if path.lower().endswith(".tsv") else ","
+    separator = "\t" if _suffix(path) == ".tsv" else ","
     csv.field_size_limit(MAX_LINE)
     quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     reader = csv.DictReader(_text_lines(path), delimiter=separator, quoting=quoting, strict=True)
     try:
         yield from _checked_rows(path, reader)
     except csv.Error as error:
-        raise ManifestError(f"{path}: line {reader.line_num}: {error}; is a quote left open?") from None
+        raise ManifestError(f"{public_url(path)}: line {reader.line_num}: {error}; is a quote left open?") from None
 
 
 def _text_lines(path: str) -> Iterator[str]:
     for number, line in enumerate(_lines(path), 1):
         if len(line) > MAX_LINE:
-            raise ManifestError(f"{path}: line {number} has more than {MAX_LINE >> 20} MiB; is this a table?")
+            told = f"line {number} has more than {MAX_LINE >> 20} MiB; is this a table?"
+            raise ManifestError(f"{public_url(path)}: {told}")
         yield line.decode("utf-8", "replace").removeprefix("\ufeff")
 
 
@@ -126,9 +149,9 @@ def _checked_rows(path: str, reader: "csv.DictReader[str]") -> Iterator[RawRow]:
     name, header = _name(path), reader.fieldnames or []
     if missing := {"audio_filepath", "text"} - set(header):
         has = one_line(", ".join(header)) or "nothing"
-        raise ManifestError(f"{path}: the header lacks {', '.join(sorted(missing))}; it has {has}")
+        raise ManifestError(f"{public_url(path)}: the header lacks {', '.join(sorted(missing))}; it has {has}")
     if twice := sorted({column for column in header if column and header.count(column) > 1}):
-        raise ManifestError(f"{path}: the header has {one_line(', '.join(twice))} twice; rename one column")
+        raise ManifestError(f"{public_url(path)}: the header has {one_line(', '.join(twice))} twice; rename one column")
     for row in reader:
         where = f"{name}:{reader.line_num}"
         if None in row or None in row.values():
@@ -158,7 +181,7 @@ def _parquet_parts(paths: list[str]) -> Iterator[RawRow]:
                 for number, (fields, problem) in enumerate(parquet_rows(file), 1):
                     yield RawRow(where=f"{name}:row {number}", fields=fields, problem=problem)
         except DamagedTable as error:
-            raise ManifestError(f"{path}: {error}") from None
+            raise ManifestError(f"{public_url(path)}: {error}") from None
 
 
 def _librispeech_rows(root: Path) -> Iterator[RawRow]:
@@ -205,4 +228,4 @@ def _exists(path: str) -> bool:
 
 def _name(path: str | Path) -> str:
     """Return a file's name for a message: one line of valid Unicode."""
-    return one_line(Path(path).name.encode("utf-8", "replace").decode())
+    return one_line(Path(public_url(str(path))).name.encode("utf-8", "replace").decode())

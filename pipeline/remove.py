@@ -13,7 +13,8 @@ steps is what makes a crash harmless, whenever it comes:
 
 Up to 4 the dataset is whole as it was; from 6 on it is whole without the rows; in between it says that it is not
 finished. Every file is replaced as a whole, and each new one can be made from its old or its new form, so running
-`remove` again finishes what was begun. A build finishes it too, if the sources are there.
+`remove` again finishes what was begun. A build refuses until it has. Where a file that is needed for it is damaged, the
+message says how to give it up: without `removing/`, `repair` builds the splits concerned again from their sources.
 """
 
 import shutil
@@ -32,19 +33,19 @@ from pipeline.folder_lock import locked
 from pipeline.models import referenced
 from pipeline.plan import Plan, load_rows, read_plan
 from pipeline.recipes import recipe_from
-from pipeline.removal_checks import Commits, RemoveFailed
+from pipeline.removal_checks import JOURNAL, Commits, RemoveFailed, unfinished, way_out
 from pipeline.removal_search import search
 from pipeline.removed import Removed, digest, read_removed, write_removed
 from pipeline.set_aside import ASIDE, names_of
 from pipeline.shard_without import write_without
 from pipeline.split_files import sha256_of
-from pipeline.storage import file_size, is_remote, join, list_names, publish_file, publish_json, read_json
+from pipeline.storage import is_remote, join, list_names, publish_file, publish_json, read_json
 from pipeline.storage import remove as remove_file
 from schemas.rejects import Reason
 from schemas.tables import SHARDS
 from schemas.unit_record import BadRecord
 
-JOURNAL = "removing"
+__all__ = ["JOURNAL", "RemoveFailed", "Takedown", "remove", "unfinished"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +90,14 @@ def remove(
         listed = read_removed(root)
         ended: list[int] = []
         if unfinished(root):  # what was begun is ended first: its copies in `removing/` are of its own list
-            ended = _carry_out(root, plan, info, listed, search(plan, {}, {}).covered, progress)
-        found = search(plan, wanted_ids, wanted_recordings)
+            covered = search(plan, {}, {}, listed).covered
+            if not _lost(root, covered):  # else the names that are asked for now may be those that the list lost
+                ended = _carry_out(root, plan, info, listed, covered, progress)
+        transcribed = info.get("transcription") is not None
+        found = search(plan, wanted_ids, wanted_recordings, listed, transcribed=transcribed)
         more = Removed.of(
             ids={name: reason for name in (wanted_ids.keys() & found.seen) | found.duplicates},
-            recordings={name: reason for name in wanted_recordings if name in found.seen},
+            recordings=dict.fromkeys(found.recordings, reason),
         )
         todo = _carry_out(root, plan, info, listed.with_more(more), found.covered, progress)
         _remove_copies(root, found.covered)
@@ -110,19 +114,46 @@ def remove(
     )
 
 
-def unfinished(root: str) -> bool:
-    """Tell whether a removal was begun and not ended."""
-    return bool(list_names(join(root, JOURNAL)))
-
-
 def _description(root: str) -> dict[str, Any]:
-    """Return the content of `dataset.json`, or of its copy while a removal is under way."""
-    copied = file_size(join(root, "dataset.json")) is None and file_size(_journal(root, "dataset")) is not None
-    return Dataset.open(root, f"{JOURNAL}/dataset.json" if copied else "dataset.json").info
+    """Return the content of `dataset.json`, or of its copy while a removal is under way.
+
+    Raises:
+        BadDataset: if there is none.
+        RemoveFailed: if the copy is damaged, or missing, though a removal is under way.
+    """
+    try:
+        return Dataset.open(root).info
+    except BadDataset:
+        if not unfinished(root):
+            raise
+    try:
+        return Dataset.open(root, f"{JOURNAL}/dataset.json").info
+    except BadDataset:
+        raise RemoveFailed(f"{_journal(root, 'dataset')} is missing or damaged; {way_out(root)}") from None
 
 
 def _journal(root: str, name: str | int) -> str:
     return join(root, JOURNAL, f"{name:06d}.json" if isinstance(name, int) else f"{name}.json")
+
+
+def _begun(root: str) -> set[int]:
+    """Return the splits of a removal that was not ended."""
+    return {int(name[:-5]) for name in list_names(join(root, JOURNAL)) if name[:-5].isdigit()}
+
+
+def _lost(root: str, covered: Mapping[int, int]) -> list[int]:
+    """Return the splits of which `removed.jsonl` names other rows than when their removal was begun."""
+    return [split for split in sorted(_begun(root)) if not _fits(_read_journal(root, split), covered.get(split, 0))]
+
+
+def _fits(journal: Mapping[str, Any], covered: int) -> bool:
+    if "after" in journal:
+        return covered == _removed_of(journal["after"])
+    return covered > _removed_of(journal["before"])
+
+
+def _removed_of(record: Mapping[str, Any]) -> int:
+    return int(record["reasons"].get(Reason.REMOVED.value, 0))
 
 
 def _read_journal(root: str, split: int) -> dict[str, Any]:
@@ -136,10 +167,7 @@ def _read_journal(root: str, split: int) -> dict[str, Any]:
     if "before" not in found or any(
         malformed_commit(found[name], split) for name in ("before", "after") if name in found
     ):
-        raise RemoveFailed(
-            f"{_journal(root, split)} is damaged; delete the folder {join(root, JOURNAL)} and run the build again, "
-            f"which leaves out what removed.jsonl lists"
-        )
+        raise RemoveFailed(f"{_journal(root, split)} is damaged; {way_out(root)}")
     return found
 
 
@@ -148,7 +176,13 @@ def _carry_out(
 ) -> list[int]:
     """Do all that is left to do; return the splits that were written anew."""
     commits = Commits(root, str(info["fingerprint"]), covered)
-    begun = {int(name[:-5]) for name in list_names(join(root, JOURNAL)) if name[:-5].isdigit()}
+    begun = _begun(root)
+    if lost := _lost(root, covered):
+        raise RemoveFailed(
+            f"{root}/removed.jsonl names other rows of split {lost[0]} than when a removal was begun; run "
+            "`interloom remove` with the ids and recordings of that removal and no others; or "
+            f"{way_out(root)}"
+        )
     todo = sorted({split for split in covered if not commits.done(split)} | begun)
     for split in set(range(len(plan.inputs))) - begun:
         commits.require(split, sound=split in todo)
@@ -191,7 +225,7 @@ def _rewrite(root: str, plan: Plan, split: int, covered: int) -> None:
         try:
             facts = write_without(root, split, rows, before["unit_counts"], folder)
         except (BadDataset, BadRecord) as error:
-            raise RemoveFailed(f"{error}; run `interloom repair {root}`, then remove again") from error
+            raise RemoveFailed(f"{error}; {way_out(root)}") from error
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(str(path))}
             for path in sorted(folder.iterdir())
@@ -202,8 +236,7 @@ def _rewrite(root: str, plan: Plan, split: int, covered: int) -> None:
             publish_json({"after": after, "before": before}, _journal(root, split))
         elif files != after["files"]:
             raise RemoveFailed(
-                f"the files of split {split} in {root}/shards changed since the removal began; "
-                f"run `interloom repair {root}`, then remove again"
+                f"the files of split {split} in {root}/shards changed since the removal began; {way_out(root)}"
             )
         for name in files:
             publish_file(folder / name, join(root, "shards", name))
@@ -213,7 +246,7 @@ def _rewrite(root: str, plan: Plan, split: int, covered: int) -> None:
 
 
 def _require_balanced(root: str, plan: Plan, split: int, covered: int, record: Mapping[str, Any]) -> None:
-    total, removed = record["records"] + record["rejects"], record["reasons"].get(Reason.REMOVED.value, 0)
+    total, removed = record["records"] + record["rejects"], _removed_of(record)
     if total != plan.inputs[split] or removed != covered:
         raise RemoveFailed(
             f"split {split} of {root}: {plan.inputs[split]} inputs planned and {covered} to remove, but "
@@ -228,7 +261,7 @@ def _write_side_files(root: str, plan: Plan, info: dict[str, Any], commits: Comm
     for split in range(len(plan.inputs)):
         record = commits.read(split)
         if record is None:
-            raise RemoveFailed(f"{commit_path(root, split)} does not hold; run `interloom repair {root}`, then remove")
+            raise RemoveFailed(f"{commit_path(root, split)} does not hold; {way_out(root)}")
         for reason, count in record["reasons"].items():
             reasons[reason] = reasons.get(reason, 0) + count
         records[split] = {name: record[name] for name in SHARDS.names if name != "bytes"} | {"files": record["files"]}

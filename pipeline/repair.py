@@ -7,7 +7,7 @@ there, and this version of the software has the dataset's fingerprint.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fsspec
@@ -21,15 +21,17 @@ from pipeline.fit import LISTING, fit_fingerprint, kept_entries, load_artifacts,
 from pipeline.folder_lock import locked
 from pipeline.models import pin
 from pipeline.plan import Plan, read_plan
-from pipeline.remove import unfinished
-from pipeline.removed import LIST, write_removed
+from pipeline.removal_checks import unfinished
+from pipeline.removed import LIST, read_removed, write_removed
 from pipeline.removed_lost import mended
-from pipeline.repair_checks import RepairFailed, require_sources
+from pipeline.repair_base import base_for, known_base, moves, set_base, told_base
+from pipeline.repair_checks import RepairFailed, lost_splits, require_sources
 from pipeline.set_aside import (
     ASIDE,
     PROMISED,
     Promise,
     begin,
+    clear_way,
     end,
     keep_artifacts,
     names_of,
@@ -37,12 +39,13 @@ from pipeline.set_aside import (
     read_unfinished,
     set_aside,
 )
-from pipeline.split_files import sha256_of
+from pipeline.split_files import found_by, sha256_of
 from pipeline.storage import copy, file_size, join, list_names, move, read_json, remove, remove_folder
 from pipeline.verify import Verified, examine
 from pipeline.verify_plan import PLAN, RECIPE, ROWS_FILE, read_recipe, recipe_findings
 from schemas.recipe import Recipe
 from schemas.rejects import Reason
+from schemas.urls import public_url
 
 DATASET = "dataset.json"
 
@@ -53,7 +56,7 @@ class Sources:
 
     Attributes:
         manifest: the manifest that the dataset was made from.
-        audio_root: where its relative paths start; None: at the manifest's folder.
+        audio_root: where its relative paths start; None: where the plan says, or else at the manifest's folder.
         recipe: the recipe, where `recipe.yaml` is damaged too.
     """
 
@@ -70,11 +73,13 @@ class Repaired:
         before: what was wrong.
         splits: splits that were built again.
         aside: files that were moved to `work/damaged/`.
+        base: a line about where relative audio paths start, where sources were given that bear on it.
     """
 
     before: tuple[Finding, ...]
     splits: tuple[int, ...]
     aside: tuple[str, ...]
+    base: str = ""
 
 
 def repair(settings: RunSettings, progress: Progress, sources: Sources | None = None, *, workers: int = 1) -> Repaired:
@@ -86,12 +91,15 @@ def repair(settings: RunSettings, progress: Progress, sources: Sources | None = 
         RunFailed: if splits could not be built; see `pipeline.drive.drive`.
         FolderInUse: if another process works in the folder.
     """
-    found = examine(settings.out, workers=workers)
-    if not found.findings and not read_unfinished(settings.out).names:
-        return Repaired(before=(), splits=(), aside=())
-    with locked(settings.out):
-        found = _with_artifacts_back(settings.out, found, workers)
-        return _repair(found, settings, progress, sources or Sources(), workers)
+    given, root = sources or Sources(), settings.out
+    found = examine(root, workers=workers)
+    base = told_base(root, given.manifest, given.audio_root)
+    if not found.findings and not read_unfinished(root).names and not moves(root, given.audio_root):
+        return Repaired(before=(), splits=(), aside=(), base=base)
+    with locked(root):  # what another run was still making when we looked is whole now
+        found = examine(root, workers=workers)
+        found = _with_artifacts_back(root, found, workers)
+        return replace(_repair(found, settings, progress, given, workers), base=base)
 
 
 def _repair(
@@ -105,38 +113,48 @@ def _repair(
 ) -> Repaired:
     root = settings.out
     begun = read_unfinished(root).promised
+    if not {finding.path for finding in found.findings} & {PLAN, ROWS_FILE, RECIPE}:
+        set_base(root, found.findings, sources.audio_root)
     if not found.findings:
         if begun:
             _require_promised(root, begun)
             end(root)
         return Repaired(before=(), splits=(), aside=())
-    if unfinished(root) or any(finding.problem is Problem.REMOVED for finding in found.findings):
-        raise RepairFailed(f"{root}: a removal is not finished; run `interloom remove` with the same ids first")
     bad = {finding.path for finding in found.findings}
-    aside = _mend_plan(root, bad, sources)
+    aside = _mend_plan(root, found.findings, sources)
+    if not again and (LIST in bad or unfinished(root)):  # `remove` goes no further without the list
+        aside += _mend_list(root, lost=LIST in bad)
+    still_in = [finding for finding in found.findings if finding.problem is Problem.REMOVED]
+    findings = [finding for finding in found.findings if finding.problem is not Problem.REMOVED]
+    if unfinished(root) or (still_in and not findings):
+        raise RepairFailed(f"{root}: a removal is not finished; run `interloom remove` with the same ids first")
     if LIST in bad and again:
         raise RepairFailed(f"{root}/{LIST}: nothing tells what it should hold; restore it from a copy")
     if (LIST in bad or aside) and not again:  # with the plan or the list whole, more can be told
-        aside += _mend_list(root) if LIST in bad else []
         more = _repair(examine(root, workers=workers), settings, progress, sources, workers, again=True)
         return Repaired(before=found.findings, splits=more.splits, aside=(*aside, *more.aside))
     recipe, plan = read_recipe(root), read_plan(join(root, "plan"))
     if recipe is None or plan is None:
         raise RepairFailed(f"{root} holds no plan and no recipe, so nothing can be built again; copy what is damaged")
     aside += _mend_artifacts(plan, recipe, bad, settings, progress)
-    splits = sorted({finding.split for finding in found.findings if finding.split is not None})
-    promised = {**{split: _promised(root, split, found.findings) for split in splits}, **begun}
+    splits = sorted({finding.split for finding in findings if finding.split is not None})
+    promised = {**{split: _promised(root, split, findings) for split in splits}, **begun}
     artifacts = _artifacts(root, recipe)
     _require_same_bytes(root, recipe, plan, artifacts)
     require_sources(root, plan, splits)
     begin(root, promised=promised)
-    aside += set_aside(root, _files_of(splits, found.findings))
-    run_build(recipe, artifacts, settings, progress)
+    aside += clear_way(root, bad) + set_aside(root, _files_of(splits, findings))
+    run_build(recipe, artifacts, settings, progress, repairing=True)
     _require_promised(root, promised)
     left = examine(root, only=sorted(promised)).findings
     if left:
         raise RepairFailed(f"{root}: still wrong after the repair: {left[0]}")
     end(root)
+    if rest := sorted({finding.path for finding in still_in if finding.split not in promised}):
+        raise RepairFailed(
+            f"{root}: what was damaged is repaired, but {rest[0]} still holds rows that removed.jsonl lists; run "
+            "`interloom remove` with the same ids"
+        )
     return Repaired(before=found.findings, splits=tuple(splits), aside=tuple(aside))
 
 
@@ -151,11 +169,14 @@ def _with_artifacts_back(root: str, found: Verified, workers: int) -> Verified:
     return examine(root, workers=workers)
 
 
-def _mend_list(root: str) -> list[str]:
-    """Bring back what `removed.jsonl` lost, as far as the rejects tell."""
+def _mend_list(root: str, *, lost: bool) -> list[str]:
+    """Bring back what `removed.jsonl` lost, as far as the rejects tell; leave one alone that lacks nothing."""
     plan = read_plan(join(root, "plan"))
     if plan is None:
         raise RepairFailed(f"{root}/{LIST} is damaged, and there is no plan; restore it from a copy")
+    if not lost and mended(root, plan) == read_removed(root):
+        return []
+    aside = clear_way(root, [LIST])
     there = file_size(join(root, LIST)) is not None
     if there:  # not moved: without it rows would come back
         copy(join(root, LIST), join(root, ASIDE, LIST))
@@ -163,11 +184,12 @@ def _mend_list(root: str) -> list[str]:
         write_removed(root, listed)
     else:
         remove(join(root, LIST))
-    return [LIST] if there else []
+    return [*aside, LIST] if there else aside
 
 
-def _mend_plan(root: str, bad: set[str], sources: Sources) -> list[str]:
+def _mend_plan(root: str, findings: Iterable[Finding], sources: Sources) -> list[str]:
     """Plan again where the plan or the recipe is damaged; return what was set aside."""
+    bad = {finding.path for finding in findings}
     broken = sorted(bad & {PLAN, ROWS_FILE, RECIPE})
     if not broken:
         return []
@@ -178,8 +200,11 @@ def _mend_plan(root: str, bad: set[str], sources: Sources) -> list[str]:
     made = join(root, "work", "replanned")
     remove_folder(made)
     try:
-        plan = make_plan(sources.manifest, recipe, made, sources.audio_root)
+        known, base = known_base(root), base_for(root, sources.audio_root)
+        plan = make_plan(sources.manifest, recipe, made, base)
         _require_same_rows(root, made, plan, bad, sources.manifest)
+        if known != plan.base:
+            require_sources(root, plan, lost_splits(root, plan, findings))
         return _replace_plan(root, made)
     finally:
         remove_folder(made)
@@ -187,10 +212,11 @@ def _mend_plan(root: str, bad: set[str], sources: Sources) -> list[str]:
 
 def _require_same_rows(root: str, made: str, plan: Plan, bad: set[str], manifest: str) -> None:
     """Check a new plan and recipe, in the folder `made`, against what still tells how the dataset was made."""
-    info, before = (None if DATASET in bad else read_json(join(root, DATASET))), read_plan(join(root, "plan"))
+    info = None if DATASET in bad else read_json(join(root, DATASET))
+    before = found_by(read_plan, join(root, "plan"))
     known = str(info.get("plan")) if info else before.fingerprint if before and not bad & {PLAN, ROWS_FILE} else None
     if known not in (None, plan.fingerprint):
-        raise RepairFailed(f"{manifest} holds other rows than {root} was made from; nothing was repaired")
+        raise RepairFailed(f"{public_url(manifest)} holds other rows than {root} was made from; nothing was repaired")
     recipe = read_recipe(made)
     assert recipe is not None  # it was written just now
     if info and recipe_findings(made, info, planned=True, trusted=False):
@@ -202,14 +228,15 @@ def _require_same_rows(root: str, made: str, plan: Plan, bad: set[str], manifest
 def _replace_plan(root: str, made: str) -> list[str]:
     """Put a plan and a recipe in the place of those of a dataset, file by file; return what was set aside."""
     names = [RECIPE, *(f"plan/{name}" for name in sorted(list_names(join(made, "plan"))))]
+    aside = clear_way(root, names)
     changed = [name for name in names if sha256_of(join(root, name)) != sha256_of(join(made, name))]
-    aside = [name for name in changed if file_size(join(root, name)) is not None]
+    there = [name for name in changed if file_size(join(root, name)) is not None]
     for name in changed:
-        if name in aside:  # not moved: a folder without its plan would pass for a copy that came without one
+        if name in there:  # not moved: a folder without its plan would pass for a copy that came without one
             copy(join(root, name), join(root, ASIDE, name))
         move(join(made, name), join(root, name))
     others = {f"plan/{name}" for name in list_names(join(root, "plan"))}.difference(names)
-    return aside + set_aside(root, sorted(others))
+    return aside + there + set_aside(root, sorted(others))
 
 
 def _mend_artifacts(plan: Plan, recipe: Recipe, bad: set[str], settings: RunSettings, progress: Progress) -> list[str]:

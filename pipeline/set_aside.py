@@ -5,13 +5,15 @@ which. Until then what lies there under their names is the original and is never
 leftover.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from pipeline.commit_form import shard_names
 from pipeline.inside import is_inside
-from pipeline.storage import file_size, join, move, publish_json, read_json, remove
+from pipeline.storage import file_size, is_remote, join, move, publish_json, read_json, remove
 
 ASIDE = "work/damaged"
 UNFINISHED = f"{ASIDE}/unfinished.json"
@@ -72,6 +74,23 @@ def set_aside(root: str, names: Iterable[str]) -> list[str]:
         else:
             move(join(root, name), join(root, ASIDE, name))
             moved.append(name)
+    return moved
+
+
+def clear_way(root: str, names: Iterable[str]) -> list[str]:
+    """Move what lies where a file should be and is none: a folder, or a loop of links; return which were moved.
+
+    Artifacts may be folders, and are left alone.
+    """
+    moved = []
+    for name in () if is_remote(root) else sorted(set(names)):
+        path = join(root, name).removeprefix("file://")
+        if name.startswith("artifacts/") or not os.path.lexists(path) or os.path.isfile(path):
+            continue
+        aside = join(root, ASIDE, f"{name}-{uuid4().hex[:8]}").removeprefix("file://")
+        os.makedirs(os.path.dirname(aside), exist_ok=True)
+        os.replace(path, aside)
+        moved.append(name)
     return moved
 
 

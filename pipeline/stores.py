@@ -89,6 +89,15 @@ class Store:
     def put(self, data: bytes) -> None:
         persist(lambda: self._files.pipe_file(self._key, data), self._url)
 
+    def put_now(self, data: bytes) -> None:
+        """Put an object, or raise whatever the client does: for what is soon written again."""
+        try:
+            self._files.pipe_file(self._key, data)
+        except BaseException as error:
+            if is_away(error) or is_unknown(error):
+                raise OSError(errno.EIO, f"the store failed with {type(error).__name__}", self._url) from error
+            raise
+
     def put_once(self, data: bytes) -> bool:
         """Put an object unless there is one; return whether the one that is there holds these bytes.
 
@@ -157,6 +166,10 @@ class Store:
         try:
             self._files.pipe_file(self._key, data, mode="create")
         except (NotImplementedError, TypeError, ValueError):
+            self._files.pipe_file(self._key, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP):
+                raise
             self._files.pipe_file(self._key, data)
 
     def _read(self) -> bytes | None:

@@ -17,6 +17,7 @@ from pipeline.dataset import Dataset
 from pipeline.drive import Progress
 from pipeline.findings import Expected, Finding, Problem, SplitReport
 from pipeline.plan import Plan, read_plan
+from pipeline.split_files import found_by, why_unreadable
 from pipeline.storage import join, list_names, read_json
 from pipeline.verify_side import SideCheck
 from pipeline.verify_split import SplitCheck
@@ -71,8 +72,8 @@ def examine(
     Raises:
         BadDataset: if the folder holds neither a finished dataset nor a plan.
     """
-    plan = read_plan(join(root, "plan"))
-    info = read_json(join(root, "dataset.json"))
+    plan = found_by(read_plan, join(root, "plan"))
+    info = found_by(read_json, join(root, "dataset.json"))
     if not isinstance(info, dict) and plan is None:
         Dataset.open(root)  # says what is wrong
     side = SideCheck(root, plan, info if isinstance(info, dict) else None)
@@ -87,13 +88,21 @@ def examine(
         files += report.files + 1
         records += report.records
         side.take(report)
-    findings += [*_strays(root, side.num_splits), *side.findings()]
+    findings = [_blamed(root, finding) for finding in (*findings, *_strays(root, side.num_splits), *side.findings())]
     return Verified(
         files=files + side.files,
         records=records,
         findings=tuple(sorted(set(findings), key=_by_file)),
         planned=bool(plan),
     )
+
+
+def _blamed(root: str, finding: Finding) -> Finding:
+    """Return a finding with what the system says, where a file seems missing or changed because it cannot be read."""
+    if finding.problem not in (Problem.MISSING, Problem.SIZE, Problem.HASH):
+        return finding
+    told = why_unreadable(join(root, finding.path))
+    return finding if told is None else replace(finding, problem=Problem.UNREADABLE, detail=told)
 
 
 def _by_file(finding: Finding) -> tuple[str, str, str]:
@@ -124,7 +133,7 @@ def _shown(reports: Iterable[SplitReport], plan: Plan | None, count: int, progre
 
 def _strays(root: str, count: int) -> list[Finding]:
     """Return what lies in `shards/` and belongs to no planned split."""
-    present = list_names(join(root, "shards"))
+    present = found_by(list_names, join(root, "shards")) or {}
     beyond = {split for split in committed_splits(present) if split >= count}
     findings = []
     for name in sorted(present):

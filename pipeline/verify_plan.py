@@ -14,7 +14,8 @@ from pipeline.plan import Plan
 from pipeline.plan_files import rows_files
 from pipeline.recipes import RecipeError, parse_recipe, recipe_from
 from pipeline.removed import Removed, digest
-from pipeline.storage import file_size, join, read_bytes, read_json
+from pipeline.split_files import found_by, is_of_the_path, lies
+from pipeline.storage import join, read_bytes, read_json
 from schemas.canonical import canonical_json
 from schemas.clock import SAMPLE_RATE
 from schemas.recipe import Recipe
@@ -25,9 +26,13 @@ READING = {"sequence", "train", "max_reject_rate"}
 """Sections that may be changed after a build."""
 
 
+class BadRows(ValueError):
+    """The rows of a plan cannot be read; the message names the file."""
+
+
 def plan_findings(root: str, plan: Plan | None, info: Mapping[str, Any] | None, removed: Removed) -> list[Finding]:
     """Return what is wrong with the plan; nothing where a dataset came without one."""
-    there = [file_size(join(root, name)) is not None for name in (PLAN, ROWS_FILE)]
+    there = [lies(join(root, name)) for name in (PLAN, ROWS_FILE)]
     if not any(there):
         return []
     found = [
@@ -39,8 +44,7 @@ def plan_findings(root: str, plan: Plan | None, info: Mapping[str, Any] | None, 
         found.append(Finding(path=PLAN, problem=Problem.UNREADABLE, detail="not the description of a plan"))
     if plan is None:
         return found
-    data = read_bytes(join(root, PLAN))
-    if not is_canonical(data, read_json(join(root, PLAN))):
+    if not is_canonical(read_bytes(join(root, PLAN)), read_json(join(root, PLAN))):
         found.append(Finding(path=PLAN, problem=Problem.UNREADABLE, detail="it is not written as a plan is written"))
     if info is not None and info.get("plan") != plan.fingerprint:
         told = f"its fingerprint is {plan.fingerprint}, the dataset was built from {info.get('plan')}"
@@ -71,8 +75,9 @@ def _rows_findings(plan: Plan, removed: Removed) -> list[Finding]:
                 hashed.update(canonical_json(_hashed_form(row)).encode())
                 if unseen:
                     unseen -= {digest(row["id"]), digest(row["recording"])}
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        return [Finding(path=ROWS_FILE, problem=Problem.UNREADABLE, detail=f"{type(error).__name__}")]
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        told = type(error.__cause__ or error).__name__
+        return [Finding(path=ROWS_FILE, problem=Problem.UNREADABLE, detail=told)]
     found = []
     if hashed.hexdigest()[:16] != plan.fingerprint:
         told = f"its rows have fingerprint {hashed.hexdigest()[:16]}, plan.json says {plan.fingerprint}"
@@ -89,14 +94,25 @@ def _rows_findings(plan: Plan, removed: Removed) -> list[Finding]:
 
 
 def row_groups(plan: Plan) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of each split as they are stored, removed ones too."""
+    """Yield the rows of each split as they are stored, removed ones too.
+
+    Raises:
+        BadRows: if a file is missing or damaged.
+    """
     for path in rows_files(plan.rows_path, len(plan.inputs)):
-        with fsspec.open(path, "rb") as file:
-            if file.read(4) != b"PAR1":  # pyarrow looks at the end only
-                raise ValueError("no Parquet file")
-            table = pq.ParquetFile(file)
-            for group in range(table.num_row_groups):
-                yield table.read_row_group(group).to_pylist()
+        try:
+            with fsspec.open(path, "rb") as file:
+                if file.read(4) != b"PAR1":  # pyarrow looks at the end only
+                    raise ValueError("no Parquet file")
+                table = pq.ParquetFile(file)
+                if lost := sorted(set(ROWS.names).difference(table.schema_arrow.names)):
+                    raise ValueError(f"no columns {', '.join(lost)}")
+                for group in range(table.num_row_groups):
+                    yield table.read_row_group(group).to_pylist()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None and not is_of_the_path(error, path):
+                raise
+            raise BadRows(f"{path} is missing or damaged ({type(error).__name__})") from error
 
 
 def _hashed_form(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,8 +132,7 @@ def recipe_findings(root: str, info: Mapping[str, Any] | None, *, planned: bool,
 
     With `trusted`, the fingerprint in the commit records vouches for `recipe.yaml`.
     """
-    data = read_bytes(join(root, RECIPE))
-    if data is None:
+    if not lies(join(root, RECIPE)):
         return [Finding(path=RECIPE, problem=Problem.MISSING, detail="the plan needs it")] if planned else []
     recipe = read_recipe(root)
     if recipe is None:
@@ -136,7 +151,7 @@ def recipe_findings(root: str, info: Mapping[str, Any] | None, *, planned: bool,
 
 def read_recipe(root: str) -> Recipe | None:
     """Return the recipe of a folder, None where it is missing or damaged."""
-    data = read_bytes(join(root, RECIPE))
+    data = found_by(read_bytes, join(root, RECIPE))
     try:
         return None if data is None else recipe_from(parse_recipe(data.decode(), RECIPE), RECIPE)
     except (RecipeError, ValueError):

@@ -23,14 +23,15 @@ from pipeline.fit import LISTING, artifacts_json, fit_fingerprint, is_entry, kep
 from pipeline.inside import is_inside
 from pipeline.models import pinned, referenced
 from pipeline.plan import Plan
-from pipeline.remove import JOURNAL, unfinished
+from pipeline.removal_checks import JOURNAL, unfinished
 from pipeline.removed import LIST, BadRemovedList, Removed, read_removed
-from pipeline.split_files import exists, sha256_of
+from pipeline.split_files import exists, found_by, is_of_the_path, sha256_of
 from pipeline.storage import join, read_bytes, read_json
 from pipeline.verify_plan import is_canonical, plan_findings, read_recipe, recipe_findings
 from schemas.canonical import canonical_json
 from schemas.contract import UnitContract
 from schemas.descriptions import DatasetDescription, what_is_wrong
+from schemas.recipe import Recipe
 from schemas.records import Artifact
 from schemas.rejects import Reason
 from schemas.tables import SHARDS
@@ -51,7 +52,7 @@ class SideCheck:
         self._listed: list[int | None] = []
         self._lost: list[int | None] = []
         self._removed = self._read_removed()
-        self._told = self._recomputed()
+        self._told = self._told_by(read_recipe(root))
         self.files = 0
 
     @property
@@ -95,9 +96,12 @@ class SideCheck:
         self._check_removed()
         planned = plan_findings(self._root, self._plan, self._info, self._removed)
         planned += recipe_findings(
-            self._root, self._info, planned=self._plan is not None, trusted=self._told is not None
+            self._root,
+            self._info,
+            planned=self._plan is not None,
+            trusted=self._told is not None and not self._made_with_the_other(),
         )
-        self._check_listing(fitted=None if planned else self._fitted())
+        self._check_listing(fitted=None if planned else self._fitted(read_recipe(self._root)))
         return self._findings + planned
 
     def _add(self, path: str, problem: Problem, detail: str) -> None:
@@ -108,12 +112,16 @@ class SideCheck:
             return read_removed(self._root)
         except BadRemovedList as error:
             self._add(LIST, Problem.UNREADABLE, str(error).removeprefix(self._root + "/"))
-            return Removed.of()
+        except OSError as error:
+            if not is_of_the_path(error, self._root):
+                raise
+            self._add(LIST, Problem.UNREADABLE, error.strerror or type(error).__name__)
+        return Removed.of()
 
     def _fingerprint(self) -> str | None:
         """Return what the first commit records agree on, else what `dataset.json` says."""
         said = (self._info or {}).get("fingerprint")
-        records = [read_json(commit_path(self._root, split)) for split in range(min(3, self.num_splits))]
+        records = [found_by(read_json, commit_path(self._root, split)) for split in range(min(3, self.num_splits))]
         found = Counter(str(record.get("plan")) for record in records if isinstance(record, dict))
         most = found.most_common(1)
         if most and (most[0][1] > 1 or said is None):
@@ -129,9 +137,9 @@ class SideCheck:
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
-    def _recomputed(self) -> dict[str, Any] | None:
-        """Return what a build would say of itself, None where that cannot be known or another version built it."""
-        recipe, fitted = read_recipe(self._root), load_artifacts(self._root)
+    def _told_by(self, recipe: Recipe | None) -> dict[str, Any] | None:
+        """Return what a build by a recipe would say of itself, None where that cannot be known or it was another."""
+        fitted = found_by(load_artifacts, self._root)
         if recipe is None or fitted is None or self._plan is None or any(not ref.kept for ref in referenced(recipe)):
             return None
         artifacts = fitted[1]
@@ -156,14 +164,16 @@ class SideCheck:
 
     def _check_description(self, complete: bool) -> None:
         self.files += 1
-        info = self._info
+        info, data = self._info, found_by(read_bytes, join(self._root, DATASET))
         if info is None:
             told = (
-                "not finished, or damaged" if read_bytes(join(self._root, DATASET)) is not None else "it is not there"
+                "not finished, or damaged"
+                if found_by(read_bytes, join(self._root, DATASET)) is not None
+                else "it is not there"
             )
             self._add(DATASET, Problem.MISSING, told)
             return
-        data = read_bytes(join(self._root, DATASET))
+        data = found_by(read_bytes, join(self._root, DATASET))
         if self._plan is not None and not is_canonical(data, info):
             self._add(DATASET, Problem.UNREADABLE, "it is not written as a build writes it")
         wanted: dict[str, Any] = {"format": FORMAT, "splits": self.num_splits, **(self._told or {})}
@@ -181,7 +191,7 @@ class SideCheck:
 
     def _check_table(self) -> None:
         self.files += 1
-        data = read_bytes(join(self._root, TABLE))
+        data = found_by(read_bytes, join(self._root, TABLE))
         if data is None:
             self._add(TABLE, Problem.MISSING, "the reader needs it")
             return
@@ -219,7 +229,7 @@ class SideCheck:
             wanted = {path.name: path.read_bytes() for path in Path(folder, FOLDER).iterdir()}
         for name, data in sorted(wanted.items()):
             path = f"{FOLDER}/{name}"
-            found = read_bytes(join(self._root, path))
+            found = found_by(read_bytes, join(self._root, path))
             self.files += 1
             if found is None:
                 if self._plan is not None:
@@ -249,7 +259,7 @@ class SideCheck:
                 self._add(path, problem, "its sha256 is not that in dataset.json")
 
     def _check_listing(self, fitted: str | None) -> None:
-        data, loaded = read_bytes(join(self._root, LISTING)), load_artifacts(self._root)
+        data, loaded = found_by(read_bytes, join(self._root, LISTING)), found_by(load_artifacts, self._root)
         if self._plan is None and data is None:
             return
         self.files += 1
@@ -267,16 +277,33 @@ class SideCheck:
         elif fitted is not None and loaded[0] != fitted:
             self._add(LISTING, Problem.TOTALS, "its fingerprint is not that of plan and recipe")
 
-    def _fitted(self) -> str | None:
+    def _made_with_the_other(self) -> bool:
+        """Whether the recipe in `dataset.json` is what artifacts and commit records were made with, as far as it shows.
+
+        Then `recipe.yaml` was changed, if they differ: the name stands in `dataset.json` twice.
+        """
+        info, loaded = self._info or {}, found_by(load_artifacts, self._root)
+        try:
+            said = Recipe.model_validate(info.get("recipe"))
+            told = self._told_by(said)
+        except ValueError:
+            return False
+        return (
+            told is not None
+            and loaded is not None
+            and said.name == info.get("name")
+            and self._fitted(said) == loaded[0]
+        )
+
+    def _fitted(self, recipe: Recipe | None) -> str | None:
         """Return the fingerprint of a fit of plan and recipe; None where another version may have computed it."""
-        recipe = read_recipe(self._root)
         if recipe is None or self._plan is None or (self._info or {}).get("code_version", CODE_VERSION) != CODE_VERSION:
             return None
         given = pinned(recipe)
         return None if given is None else fit_fingerprint(self._plan, recipe, given)
 
     def _check_removed(self) -> None:
-        data = read_bytes(join(self._root, LIST))
+        data = found_by(read_bytes, join(self._root, LIST))
         lost = sum(filter(None, self._lost))
         if None in self._lost and None not in self._listed:
             reasons = (self._info or {}).get("reasons")
@@ -289,7 +316,7 @@ class SideCheck:
             self._add(LIST, Problem.MISSING, told)
         if data is not None and self._removed and data != self._removed.to_bytes():
             self._add(LIST, Problem.UNREADABLE, "it is not written as `interloom remove` writes it")
-        if unfinished(self._root):
+        if found_by(unfinished, self._root):
             self._add(JOURNAL, Problem.REMOVED, "a removal was begun and not ended; run `interloom remove` again")
 
 
@@ -298,10 +325,9 @@ def is_sound(artifact: Artifact) -> bool:
     if sha256_of(artifact.path) == artifact.sha256:
         return True
     try:
-        verified_path(artifact)
+        return found_by(lambda _: verified_path(artifact), artifact.path) is not None
     except BadCheckpoint:
         return False
-    return True
 
 
 def _is_energon_class(data: bytes) -> bool:

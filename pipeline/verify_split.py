@@ -20,7 +20,7 @@ from pipeline.plan import Row, load_rows
 from pipeline.removed import Removed, is_removed, read_removed, removed_id
 from pipeline.shard_facts import shard_row
 from pipeline.shards import num_documents
-from pipeline.split_files import opened, read_rejects, sha256_of
+from pipeline.split_files import found_by, opened, read_rejects, sha256_of
 from pipeline.storage import file_size, join, read_bytes
 from pipeline.tar_samples import tar_samples
 from schemas.canonical import canonical_json
@@ -100,7 +100,8 @@ class SplitCheck:
 
     def _commit(self) -> dict[str, Any] | None:
         """Return the commit record if it can be followed."""
-        name, data = self._commit_name, read_bytes(commit_path(self._expected.root, self._split))
+        path = commit_path(self._expected.root, self._split)
+        name, data = self._commit_name, found_by(read_bytes, path)
         if data is None:
             self._add(name, Problem.MISSING, "the shard does not count without its commit record")
             return None
@@ -128,7 +129,7 @@ class SplitCheck:
         """Return which files are what the commit record says."""
         sound = set()
         for kind, name in self._names.items():
-            said, size = commit["files"][name], file_size(self._path(name))
+            said, size = commit["files"][name], found_by(file_size, self._path(name))
             if size is None:
                 self._add(name, Problem.MISSING, "its commit record names it")
                 continue

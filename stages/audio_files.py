@@ -107,7 +107,12 @@ def read_window(
         OSError: if the system does not give it.
         MemoryError: if there is none.
     """
-    source = open_source(utterance.location)
+    try:
+        source = open_source(utterance.location)
+    except AudioProblem as problem:
+        if problem.reason is Reason.MISSING_AUDIO:
+            _require_base(utterance)
+        raise
     try:
         return _decoded(source, utterance, max_seconds, doubting=True)
     except AudioProblem as problem:
@@ -115,6 +120,24 @@ def read_window(
             raise
     require_given(source)
     return _decoded(source, utterance, max_seconds, doubting=False)  # what was wrong with the system may have passed
+
+
+def _require_base(utterance: Utterance) -> None:
+    """Check that the folder that relative paths of the manifest start from is there.
+
+    Raises:
+        OSError: EIO, if it is missing or empty, as a mount is that is away on this machine.
+    """
+    base = utterance.location.removesuffix(utterance.audio)
+    if base in ("", utterance.location) or "://" in base or os.path.isabs(utterance.audio):
+        return
+    try:
+        with os.scandir(base) as entries:
+            there = next(entries, None) is not None
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise OSError(errno.EIO, "the folder of the audio is missing or empty: is it mounted here?", base)
 
 
 def _decoded(source: str | io.BytesIO, utterance: Utterance, max_seconds: float, *, doubting: bool) -> Window:

@@ -25,6 +25,11 @@ MAX_OBJECT = 2 << 30
 PIECE = 16 << 20
 """Bytes that are asked for at once where a file is read again: more than a decoder asks for at once."""
 KERNEL_FILES = ("/proc/", "/sys/")
+OF_THE_OBJECT = frozenset(
+    {"400", "403", "404", "405", "AccessDenied", "AllAccessDisabled", "InvalidBucketName", "InvalidObjectState"}
+    | {"InvalidURI", "KeyTooLongError", "MethodNotAllowed", "NoSuchBucket", "NoSuchKey"}
+)
+"""Codes with which S3 refuses one object. Others tell of us (an expired token, a wrong clock) or of itself."""
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.ASCII)
 
 
@@ -172,11 +177,14 @@ def _object(location: str, scheme: str) -> bytes | AudioProblem:
             data = _whole(remote)
     except FileNotFoundError:
         raise AudioProblem(Reason.MISSING_AUDIO, "no such object") from None
-    except (PermissionError, IsADirectoryError):
-        raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it, or no object") from None
     except Exception as error:
         if not (isinstance(error, OSError) or is_away(error) or is_unknown(error)):
             raise
+        code = _s3_code(error, location)
+        if code and code not in OF_THE_OBJECT:
+            raise OSError(errno.EIO, f"the object store refuses: {code}", public_url(location)) from error
+        if isinstance(error, PermissionError | IsADirectoryError):
+            raise AudioProblem(Reason.UNREADABLE_AUDIO, "no permission to read it, or no object") from None
         if scheme in WEB or getattr(error, "errno", None) == errno.EINVAL:
             detail = "the server does not give it whole, or it cannot be named so"
             raise AudioProblem(Reason.MISSING_AUDIO, detail) from None
@@ -187,6 +195,22 @@ def _object(location: str, scheme: str) -> bytes | AudioProblem:
     if len(data) > MAX_OBJECT:
         return AudioProblem(Reason.UNREADABLE_AUDIO, f"larger than {MAX_OBJECT >> 30} GiB, which are held in memory")
     return data
+
+
+def _s3_code(error: BaseException, location: str) -> str:
+    """Return the code with which S3 refused, "" where the error is none of S3's."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    code = str(answer.get("Error", {}).get("Code", ""))
+    if code.isdigit():  # HEAD is answered without a body, which would tell more
+        import fsspec
+
+        filesystem, key = fsspec.core.url_to_fs(location)
+        try:
+            filesystem.cat_file(key, start=0, end=1)
+        except OSError as told:
+            answer = getattr(told.__cause__, "response", None) or {}
+            return str(answer.get("Error", {}).get("Code", code))
+    return code
 
 
 def _whole(remote: Any) -> bytes:

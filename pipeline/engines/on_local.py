@@ -14,12 +14,13 @@ def run(request: EngineRequest) -> None:
     def work(_: int) -> None:
         worker = SplitWorker(request.job)
         try:
-            while True:
+            sound = True
+            while sound:
                 with lock:
                     turn = turns.take(worker)
                 if turn is None:
                     return
-                worker.run(*turn)
+                sound = worker.run(*turn)
         finally:
             worker.close()
 

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.engines import EngineRequest
 from pipeline.engines.loopback import private_ray
 from pipeline.engines.turns import Turns
-from pipeline.engines.worker import SplitWorker, note_failure
+from pipeline.engines.worker import MOST_FAILURES, SplitWorker, note_failure
 from pipeline.log import VARIABLE
 from pipeline.process import WORKER_ENV, import_path
 
@@ -85,17 +85,23 @@ def _schedule(ray: Any, request: EngineRequest, options: argparse.Namespace) -> 
     actor_class = placed(SplitWorker)
     idle = [actor_class.remote(request.job) for _ in range(min(request.workers, len(request.splits)))]
     turns, attempts, running = Turns(request.splits), Counter[int](), dict[Any, tuple[Any, int]]()
-    while turns or running:
+    lost = Counter[Any]()
+    while True:
         while idle and (turn := turns.take(idle[-1])):
             actor = idle.pop()
             attempts[turn[0]] += 1
             running[actor.run.remote(*turn)] = (actor, turn[0])
+        if not running:  # all is done, or no actor is left that does anything
+            return
         for reference in ray.wait(list(running), num_returns=1)[0]:
             actor, split = running.pop(reference)
-            idle.append(actor)
             try:
-                ray.get(reference)
+                sound = ray.get(reference)
+                lost[actor] = 0
+                idle += [actor] if sound else []
             except ray.exceptions.RayError as error:
+                lost[actor] += 1
+                idle += [actor] if lost[actor] < MOST_FAILURES else []
                 if attempts[split] < MAX_ATTEMPTS:
                     turns.put_back(split)
                     continue

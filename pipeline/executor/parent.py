@@ -151,8 +151,10 @@ class SplitExecutor:
         self._output = Output(self._job.limits.max_printed_bytes)
         env = {MARK: self._mark, "TMPDIR": str(self._folder.path)}
         arguments = str(self._journal), self._mark
-        self._child, ours = spawn("pipeline.executor.child", *arguments, log=self._output.theirs, env=env)
-        self._output.handed_over()
+        try:
+            self._child, ours = spawn("pipeline.executor.child", *arguments, log=self._output.theirs, env=env)
+        finally:
+            self._output.handed_over()
         self._connection = ours
         self._unready += 1
         try:

@@ -104,3 +104,32 @@ def test_a_file_that_is_no_text_is_refused(dataset: str, tmp_path: Path) -> None
     result = invoke("remove", dataset, "--ids", str(tmp_path / "ids"))
     assert result.exit_code == 2
     assert "UTF-8" in result.stderr
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_id(dataset: str, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes(b"\xef\xbb\xbf" + utterance_id(1, 0).encode() + b"\r\n")
+    result = invoke("remove", dataset, "--ids", str(tmp_path / "ids"), "--missing-ok")
+    assert "1 rows removed" in result.output
+
+
+def test_a_recording_that_went_by_its_ids_had_been_removed_before(dataset: str, tmp_path: Path) -> None:
+    ids = (utterance_id(2, number) for number in range(4))
+    assert invoke("remove", dataset, "--ids", names(tmp_path, *ids)).exit_code == 0
+    result = invoke("remove", dataset, "--recordings", names(tmp_path, "rec2"))
+    assert (result.exit_code, "1 names had been removed before" in result.output) == (0, True)
+
+
+def test_repair_says_which_folder_audio_paths_start_from(dataset: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").touch()
+    result = invoke("repair", dataset, "--workers", "1", "--manifest", str(tmp_path / "m.jsonl"))
+    assert result.exit_code == 0, result.output
+    assert f"start from /nowhere, as plan.json says; --audio-root {tmp_path} changes that\n" in result.output
+
+
+@pytest.mark.parametrize("command", [("build", "--out", ""), ("verify", "")])
+def test_no_path_is_no_folder(command: tuple[str, ...]) -> None:
+    result = invoke(*command)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "interloom: an empty path: name a folder, the current one with '.'\n",
+    )

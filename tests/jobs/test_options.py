@@ -96,3 +96,16 @@ def test_a_watchdog_too_quick_for_a_store_is_refused_before_anything_is_done(ask
     assert CliRunner().invoke(main, ["demo", "--out", "s3://bucket/out", "--stall-seconds", "180"]).exit_code == 0
     assert demo("--stall-seconds", "1").exit_code == 0
     assert "With an object store 180" in " ".join(CliRunner().invoke(main, ["build", "--help"]).output.split())
+
+
+@pytest.mark.parametrize(
+    ("told", "hint"), [("No module named 'ray'", True), ("Please install gcsfs to access Google Storage", False)]
+)
+def test_what_comes_with_no_extra_is_not_said_to(told: str, hint: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> int:
+        raise ImportError(told)
+
+    monkeypatch.setattr("jobs.steps.demo_steps", fails)
+    line = demo().stderr
+    assert line.startswith(f"interloom: {told}")
+    assert ("interloom[all]" in line) == hint

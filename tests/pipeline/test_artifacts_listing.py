@@ -125,7 +125,9 @@ def test_another_version_may_fit_otherwise(dataset: Path) -> None:
 def test_who_changed_the_recipe_is_not_told_that_the_list_is_damaged(dataset: Path) -> None:
     path = dataset / "recipe.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
-    assert told(dataset) == {"dataset.json"}
+    assert told(dataset) == {"recipe.yaml"}
+    path.write_text(path.read_text().replace("seed: 1", "seed: 0").replace("name: takedown", "name: other"))
+    assert "recipe.yaml" in told(dataset)
 
 
 @pytest.mark.parametrize("damage", ["format", "path", "gone"])

@@ -8,12 +8,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.commit import CommitConflict, commit, commit_path, scratch_folder, valid_commits
-from pipeline.drive import EngineSettings, RunFailed, drive
+from pipeline.commit import CommitConflict, commit, commit_path, remove_scratch, scratch_folder, valid_commits
+from pipeline.drive import EngineSettings, RunFailed, _require_own, drive
+from pipeline.engines import EngineRequest, on_local, worker
 from pipeline.folder_lock import FolderInUse
+from pipeline.job import Job
 from pipeline.storage import publish_json, read_json
 from tests.poison import LaterConfig, LinesConfig, PoisonConfig, job_for
 
@@ -233,3 +237,58 @@ def test_a_sink_that_is_slow_or_dies_blames_no_record(tmp_path: Path) -> None:
         drive(dying, plan, LOCAL, quiet)
     records = drive(job, plan, LOCAL, quiet)
     assert sum(record["records"] for record in records.values()) == 24
+
+
+class _Broken:
+    """A worker's executor whose machine fails at once, or which takes its time."""
+
+    broken: ClassVar[list[bool]] = []
+
+    def __init__(self, job: Job) -> None:
+        self._sound = not self.broken or not self.broken.pop()
+
+    def run(self, split: int, coming: int | None = None) -> dict[str, Any]:
+        if not self._sound:
+            raise LookupError("no such device")
+        time.sleep(0.01)
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("broken", [[True, False], [True, True]])
+def test_a_worker_whose_splits_all_fail_does_not_take_those_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: list[bool]
+) -> None:
+    job, _ = job_for(tmp_path, PoisonConfig())
+    monkeypatch.setattr(worker, "SplitExecutor", _Broken)
+    monkeypatch.setattr(_Broken, "broken", broken.copy())
+    on_local.run(EngineRequest(engine="local", job=job, splits=tuple(range(40)), workers=2))
+    failed = [read_json(str(path)) for path in (tmp_path / "work" / "failed").iterdir()]
+    assert len(failed) == worker.MOST_FAILURES * sum(broken)
+    assert {note["error"] for note in failed} == {"LookupError: no such device"}
+
+
+def test_a_folder_of_a_store_is_claimed_by_one_fingerprint(tmp_path: Path) -> None:
+    job, _ = job_for(tmp_path, PoisonConfig())
+    one = replace(job, root="memory://claimed")
+    try:
+        _require_own(one)
+        _require_own(one)
+        with pytest.raises(CommitConflict, match="with other settings"):
+            _require_own(replace(one, fingerprint="other"))
+    finally:
+        MemoryFileSystem.store.clear()
+    _require_own(replace(job, fingerprint="other"))  # a local folder has its lock
+    assert not (tmp_path / "work" / "job.json").exists()
+
+
+def test_scratch_that_is_removed_under_a_commit_leaves_no_record_of_half_a_shard(tmp_path: Path) -> None:
+    folder = scratch_folder(str(tmp_path), 0)
+    (folder / "a-000000.txt").write_text("a")
+    remove_scratch(str(tmp_path))
+    assert not list((tmp_path / "work").glob("*/*"))
+    with pytest.raises(FileNotFoundError):
+        commit(str(tmp_path), 0, "plan", folder, {"inputs": 1})
+    assert not list((tmp_path / "shards").glob("*"))

@@ -1,5 +1,6 @@
 """The driver and an engine that misbehaves as a process: it stands still, ends at once, or says why on a far store."""
 
+import errno
 import subprocess
 import sys
 import time
@@ -181,3 +182,31 @@ def test_looks_that_take_long_are_frequent_enough_to_see_an_engine_live_and_to_s
         clock[0] += 0.2
         watch.commits_changed()
     assert 180 < clock[0] - begun < 180 + 2 * (50 + look_seconds) + look_seconds
+
+
+def test_looks_that_are_not_granted_end_nothing_until_the_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, away = [1000.0], [True]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(module, "beats", lambda _: {})
+
+    def commits(root: str, planned: int) -> dict[int, float]:
+        if away[0]:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return {3: 1.0}
+
+    monkeypatch.setattr(module, "commit_times", commits)
+    watch = _Watch("/out", 10, 60.0)
+    for _ in range(100):
+        clock[0] += 0.5
+        assert not watch.commits_changed()
+        assert not watch.stalled()
+    away[0] = False
+    clock[0] += 1
+    assert watch.commits_changed()
+    away[0], begun = True, clock[0]
+    while clock[0] - begun < 59:
+        clock[0] += 0.5
+        assert not watch.commits_changed()
+    clock[0] += 10
+    with pytest.raises(OSError, match="Stale"):
+        watch.commits_changed()

@@ -153,7 +153,7 @@ def test_signs_of_life_limit_themselves_in_rate(
 ) -> None:
     clock, written = [100.0], []
     monkeypatch.setattr(signs.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(signs, "publish_bytes", lambda *_: written.append(clock[0]))
+    monkeypatch.setattr(signs.Heart, "_publish", lambda *_: written.append(clock[0]))
     heart = signs.Heart(root.format(tmp_path))
     for _ in range(1000):
         heart.beat()

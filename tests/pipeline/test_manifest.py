@@ -4,7 +4,9 @@ import json
 import os
 import re
 import struct
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -338,3 +340,35 @@ def test_messages_are_one_line_whatever_a_file_holds(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         list(read_manifest(str(tmp_path / "m.csv")))
     assert str(caught.value).isprintable()
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers with the status that the path names."""
+
+    def do_GET(self) -> None:
+        self.send_error(int(self.path[1:4]))
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is shown."""
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(404, "no such manifest"), (403, "the server answers 403"), (None, "cannot be reached")]
+)
+def test_a_manifest_that_a_server_does_not_give_is_told_without_credentials(status: int | None, told: str) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    Thread(target=server.serve_forever, daemon=True).start()
+    if status is None:
+        server.shutdown()
+        server.server_close()
+    url = f"http://user:sekret@127.0.0.1:{server.server_port}/{status}.jsonl?token=abcdef"
+    try:
+        with pytest.raises(ManifestError, match=told) as caught:
+            list(read_manifest(url))
+    finally:
+        server.shutdown() if status is not None else None
+        server.server_close()
+    assert f"http://127.0.0.1:{server.server_port}/{status}.jsonl?token=...: " in str(caught.value)
+    assert not re.search("sekret|abcdef", str(caught.value))

@@ -13,14 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.build import RunSettings
 from pipeline.commit import commit_path
 from pipeline.dataset import BadDataset, Dataset
+from pipeline.drive import EngineSettings
 from pipeline.folder_lock import FolderInUse
+from pipeline.manifest import read_manifest
 from pipeline.plan import all_rows, load_rows
-from pipeline.removal_checks import RemoveFailed
+from pipeline.removal_checks import RemoveFailed, unfinished
 from pipeline.remove import Takedown, remove
 from pipeline.removed import BadRemovedList, Removed, digest, is_removed, read_removed, write_removed
+from pipeline.repair import repair
 from pipeline.storage import join, publish_bytes, publish_json, read_bytes, read_json
+from pipeline.storage import remove as remove_file
+from pipeline.verify import examine
 from schemas.records import Samples, Utterance
 from schemas.rejects import Reason, Reject
 from tests.takedown_builders import (
@@ -357,6 +363,146 @@ def test_two_do_not_work_in_one_folder(dataset: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(FolderInUse):
             take_out(dataset, *THREE)
+
+
+@pytest.fixture
+def stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A dataset whose manifest names but two recordings; `a.wav` comes again, and `a.wav#1` is a file."""
+    manifest = tmp_path / "m.jsonl"
+    files = ["a.wav", "a.wav", "b.wav", "a.wav", "a.wav", "a.wav#1", "c.wav", "c.wav", "a.wav"]
+    rows: list[dict[str, object]] = [
+        {"audio_filepath": name, "text": f"the river {i}", "duration": 1, "id": f"u{i}.x"}
+        for i, name in enumerate(files)
+    ]
+    rows[6]["recording"], rows[7]["recording"] = "c.wav#3", "c.wav"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("tests.takedown_builders.rows_of", lambda base: list(read_manifest(str(manifest))))
+    root = str(tmp_path / "stretches")
+    build_dataset(root)
+    return root
+
+
+def ids_of(root: str) -> list[str]:
+    opened = Dataset.open(root)
+    return [record.meta["id"] for split in range(opened.num_splits) for record in opened.records(split)]
+
+
+def test_all_stretches_of_a_file_go_with_its_name(stretches: str, tmp_path: Path) -> None:
+    found = remove(stretches, quiet, recordings=["a.wav"], reason="r")
+    assert (found.rows, found.missing) == (5, ())
+    assert ids_of(stretches) == ["u2.x", "u5.x", "u6.x", "u7.x"]
+    named = ("a.wav", "a.wav#3", "a.wav#8")
+    assert read_removed(stretches) == Removed.of(recordings={digest(name): "r" for name in named})
+    assert examine(stretches).findings == ()
+    assert changed(tree(stretches), rebuilt(str(tmp_path / "other"), read_removed(stretches))) == set()
+    again = remove(stretches, quiet, recordings=["a.wav"])
+    assert (again.rows, again.splits, again.missing) == (0, (), ())
+
+
+def test_a_name_that_the_manifest_gave_is_no_stretch(stretches: str) -> None:
+    assert remove(stretches, quiet, recordings=["c.wav"]).rows == 1
+    assert "u6.x" in ids_of(stretches)
+    assert remove(stretches, quiet, recordings=["a.wav#3"]).rows == 2
+    assert ids_of(stretches) == ["u0.x", "u1.x", "u2.x", "u5.x", "u6.x", "u8.x"]
+
+
+def test_a_stretch_whose_first_row_is_out_already_goes_too(stretches: str) -> None:
+    take_out(stretches, "u3.x")
+    assert remove(stretches, quiet, recordings=["a.wav"]).rows == 4
+    assert ids_of(stretches) == ["u2.x", "u5.x", "u6.x", "u7.x"]
+
+
+def test_a_recording_whose_rows_all_went_by_their_ids_is_no_stranger(dataset: str) -> None:
+    take_out(dataset, *(utterance_id(1, number) for number in range(PER_RECORDING)))
+    before = tree(dataset)
+    found = remove(dataset, quiet, recordings=["rec1"])
+    assert (found.rows, found.already, found.missing) == (0, 1, ())
+    assert changed(before, tree(dataset)) == set()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and nothing", None])
+def test_rows_that_cannot_be_read_are_one_line(dataset: str, damage: bytes | None) -> None:
+    path = Path(dataset) / "plan" / "splits.parquet"
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    with pytest.raises(RemoveFailed, match=rf"^{path} is .*interloom repair {dataset} --manifest"):
+        take_out(dataset, *THREE)
+
+
+def steps_of(root: str) -> int:
+    Mortal.live(10**6)
+    take_out(root, *THREE, reason="r")
+    return int(10**6 - Mortal.left)
+
+
+def test_a_list_that_is_lost_amid_a_removal_comes_back_with_its_ids(store: str) -> None:
+    start, steps = dict(Mortal.store), steps_of(store)
+    end = tree(store)
+    for step in range(2, steps):
+        Mortal.store.clear()
+        Mortal.store.update(start)
+        Mortal.live(step)
+        with pytest.raises(Killed):
+            take_out(store, *THREE, reason="r")
+        Mortal.live(float("inf"))
+        if unfinished(store) and read_json(commit_path(store, 2)) is None:
+            remove_file(join(store, "removed.jsonl"))
+            with pytest.raises(RemoveFailed, match=r"removed\.jsonl .* and no others"):
+                take_out(store, utterance_id(1, 0))
+            take_out(store, *THREE, reason="r")
+            assert changed(end, tree(store)) == set(), f"killed at step {step}"
+
+
+def broken_off(root: str) -> None:
+    """Begin a removal that dies before the first split is written anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.remove.write_without", killed)
+        with pytest.raises(Killed):
+            take_out(root, *THREE)
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"before": {}}'])
+@pytest.mark.parametrize("name", ["removing/000000.json", "removing/dataset.json"])
+def test_a_removal_whose_copies_are_damaged_is_given_up_as_told(
+    dataset: str, name: str, data: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings_ = RunSettings(out=dataset, engine=EngineSettings(workers=1))
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for number in range(SPLITS):
+        (audio / f"{number}.wav").touch()
+    publish_json({**read_json(f"{dataset}/plan/plan.json"), "base": str(audio)}, f"{dataset}/plan/plan.json")
+    broken_off(dataset)
+    (Path(dataset) / name).write_bytes(data)
+    with pytest.raises(RemoveFailed, match=rf"{name} .*delete the folder {dataset}/removing, run .interloom repair"):
+        take_out(dataset, *THREE)
+
+    def build_rest(*_: object, repairing: bool) -> None:
+        assert repairing
+        for split in range(SPLITS):
+            if read_json(commit_path(dataset, split)) is None:
+                build_split(dataset, split)
+        finish_dataset(dataset)
+
+    monkeypatch.setattr("pipeline.repair.run_build", build_rest)
+    shutil.rmtree(f"{dataset}/removing")
+    repair(settings_, quiet)
+    take_out(dataset, *THREE)
+    assert examine(dataset).findings == ()
+    assert set(THREE).isdisjoint(ids_of(dataset))
+
+
+def test_a_damaged_description_amid_a_removal_is_written_from_its_copy(dataset: str, tmp_path: Path) -> None:
+    broken_off(dataset)
+    (Path(dataset) / "dataset.json").write_text("")
+    take_out(dataset, *THREE)
+    listed = Removed.of(ids={digest(name): "" for name in THREE})
+    assert changed(tree(dataset), rebuilt(str(tmp_path / "other"), listed)) == set()
 
 
 def utterance(row_id: str, recording: str) -> Utterance:

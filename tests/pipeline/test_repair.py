@@ -7,23 +7,25 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import fsspec
 import pytest
 
-from pipeline.build import RunSettings, make_plan, run_build, run_fit
+from pipeline.build import PlanError, RunSettings, make_plan, run_build, run_fit
 from pipeline.commit import commit_path
-from pipeline.drive import EngineSettings
+from pipeline.drive import EngineSettings, RunFailed
 from pipeline.findings import Problem
+from pipeline.fit import FitError
 from pipeline.models import resolved
 from pipeline.recipes import recipe_yaml
 from pipeline.remove import remove
-from pipeline.removed import Removed, digest, write_removed
+from pipeline.removed import BadRemovedList, Removed, digest, write_removed
 from pipeline.repair import Repaired, Sources, repair
 from pipeline.repair_checks import RepairFailed
 from pipeline.storage import publish_bytes, publish_json, read_json
-from pipeline.verify import examine
+from pipeline.verify import Verified, examine
 from schemas.recipe import Recipe
 from tests.takedown_builders import RECIPE, SPLITS, artifacts_of, build_dataset, tree, utterance_id
 
@@ -289,11 +291,9 @@ def test_what_the_transcriber_did_is_told_after_its_folder_was_deleted(dataset: 
 
 
 def test_a_damaged_artifact_that_cannot_be_fitted_again_is_put_back(dataset: Path) -> None:
-    from pipeline.fit import FitError
-
     flip(dataset / "artifacts" / "units.npy")
     before = tree(str(dataset))
-    with pytest.raises((RepairFailed, FitError)):
+    with pytest.raises((RepairFailed, FitError, RunFailed)):
         mend(dataset)
     assert tree(str(dataset)) == before
 
@@ -423,3 +423,141 @@ def test_sources_that_changed_are_told(real: Real, copy: Path, tmp_path: Path) -
         mend(copy)
     assert (copy / "work" / "damaged" / "shards" / "shard-000001.tar").exists()
     assert not {f.problem for f in examine(str(copy)).findings} - {Problem.TOTALS}
+
+
+def plan_of(folder: Path) -> tuple[Path, Path]:
+    """Return a manifest of audio beside it and a planned, finished-looking folder."""
+    folder.mkdir()
+    manifest, root = folder / "m.jsonl", folder / "dataset"
+    rows = [{"audio_filepath": f"{i}.wav", "text": "t", "id": f"u{i}", "duration": 4} for i in range(3)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        (folder / str(row["audio_filepath"])).touch()
+    plan = make_plan(str(manifest), RECIPE, str(root))
+    publish_json({"plan": plan.fingerprint, "recipe": RECIPE.model_dump(mode="json")}, f"{root}/dataset.json")
+    return manifest, root
+
+
+def test_a_sound_base_is_kept_whatever_folder_the_manifest_comes_from(tmp_path: Path) -> None:
+    manifest, root = plan_of(tmp_path / "there")
+    whole = tree(str(root))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(manifest, tmp_path / "elsewhere")
+    flip(root / "plan" / "splits.parquet", 0)
+    with pytest.raises((RepairFailed, FitError)):  # there is no more than a plan
+        mend(root, manifest=str(tmp_path / "elsewhere" / "m.jsonl"))
+    assert tree(str(root)) == whole
+
+
+def test_a_lost_base_is_taken_only_where_the_audio_is(tmp_path: Path) -> None:
+    manifest, root = plan_of(tmp_path / "there")
+    whole = tree(str(root))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(manifest, tmp_path / "elsewhere")
+    (root / "plan" / "plan.json").write_text("{")
+    before = tree(str(root))
+    with pytest.raises(RepairFailed, match=r"elsewhere/0\.wav.*--audio-root"):
+        mend(root, manifest=str(tmp_path / "elsewhere" / "m.jsonl"))
+    assert tree(str(root)) == before
+    with pytest.raises((RepairFailed, FitError)):
+        mend(root, manifest=str(tmp_path / "elsewhere" / "m.jsonl"), audio_root=str(tmp_path / "there"))
+    assert tree(str(root)) == whole
+
+
+def test_a_wrong_base_is_corrected_where_the_audio_is(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "audio").mkdir()
+    for number in range(SPLITS):
+        (tmp_path / "audio" / f"{number}.wav").touch()
+    before = tree(str(dataset))
+    with pytest.raises(RepairFailed, match=rf"{tmp_path}/empty/0\.wav.*plan\.json.* says /nowhere"):
+        mend(dataset, audio_root=str(tmp_path / "empty"))
+    assert tree(str(dataset)) == before
+    told = mend(dataset, audio_root=str(tmp_path / "audio")).base
+    assert told == f"relative audio paths start from {tmp_path}/audio now, not from /nowhere"
+    assert read_json(f"{dataset}/plan/plan.json")["base"] == str(tmp_path / "audio")
+    assert examine(str(dataset)).findings == ()
+    (tmp_path / "m.jsonl").touch()
+    assert "as plan.json says; --audio-root" in mend(dataset, manifest=str(tmp_path / "m.jsonl")).base
+
+
+def test_a_damaged_file_is_repaired_though_a_listed_row_is_still_in_another(
+    dataset: Path, made: Path, tmp_path: Path
+) -> None:
+    write_removed(str(dataset), Removed.of(ids={digest(utterance_id(1, 0)): ""}))
+    (dataset / "shards.parquet").unlink()
+    with pytest.raises(RepairFailed, match=r"is repaired, but shards/shard-000001\.tar still .*interloom remove"):
+        mend(dataset)
+    assert tree(str(dataset)).keys() - {"removed.jsonl"} == tree(str(made)).keys()
+    remove(str(dataset), quiet, ids=[utterance_id(1, 0)])
+    assert examine(str(dataset)).findings == ()
+
+
+@pytest.mark.parametrize("name", [".nv-meta/split.yaml", "dataset.json", "shards.parquet", "removed.jsonl"])
+@pytest.mark.parametrize("what", ["folder", "loop"])
+def test_what_lies_in_the_place_of_a_file_is_set_aside(dataset: Path, made: Path, name: str, what: str) -> None:
+    path = dataset / name
+    path.unlink(missing_ok=True)
+    path.mkdir() if what == "folder" else path.symlink_to(path.name)
+    assert name in {finding.path for finding in examine(str(dataset)).findings}
+    assert mend(dataset).aside == (name,)
+    assert tree(str(dataset)) == tree(str(made))
+    assert examine(str(dataset)).findings == ()
+
+
+def test_a_list_that_is_damaged_amid_a_removal_is_mended_first(dataset: Path, made: Path) -> None:
+    ids = [utterance_id(1, 0), utterance_id(2, 0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.remove.write_without", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            remove(str(dataset), quiet, ids=ids)
+    listed = dataset / "removed.jsonl"
+    listed.write_bytes(listed.read_bytes() + b"{")
+    with pytest.raises(BadRemovedList, match="interloom repair"):
+        remove(str(dataset), quiet, ids=ids)
+    with pytest.raises(RepairFailed, match=r"interloom remove.* same ids"):
+        mend(dataset)
+    remove(str(dataset), quiet, ids=ids)
+    assert examine(str(dataset)).findings == ()
+
+
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_build_brings_nobody_back_whose_removal_was_lost(dataset: Path) -> None:
+    remove(str(dataset), quiet, ids=[utterance_id(1, 0)])
+    build = partial(run_build, RECIPE, artifacts_of(str(dataset)), settings_for(dataset), quiet)
+    build()
+    assert examine(str(dataset)).findings == ()
+    whole = tree(str(dataset))
+    (dataset / "removed.jsonl").unlink()
+    with pytest.raises(PlanError, match=r"removed\.jsonl lacks rows that were removed; run .interloom repair"):
+        build()
+    mend(dataset)
+    build()
+    assert {**tree(str(dataset)), "removed.jsonl": b""} == {**whole, "removed.jsonl": b""}
+
+
+def test_a_build_withdraws_shards_that_hold_rows_of_the_list(dataset: Path) -> None:
+    write_removed(str(dataset), Removed.of(ids={digest(utterance_id(1, 0)): ""}))
+    (dataset / "dataset.json").unlink()
+    with pytest.raises(RunFailed, match=r"1 splits have no valid commit record \(1\)"):
+        run_build(RECIPE, artifacts_of(str(dataset)), settings_for(dataset), quiet)
+
+
+def test_what_another_run_makes_while_a_repair_looks_is_left_alone(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, shard = tree(str(dataset)), dataset / "shards" / "shard-000001.tar"
+    sound = shard.read_bytes()
+    shard.unlink()
+
+    def looked(root: str, **how: Any) -> Verified:
+        found = examine(root, **how)
+        shard.write_bytes(sound)
+        return found
+
+    monkeypatch.setattr("pipeline.repair.examine", looked)
+    assert mend(dataset).aside == ()
+    assert tree(str(dataset)) == whole

@@ -82,14 +82,15 @@ def build_rest(root: str) -> None:
     finish_dataset(root)
 
 
-def killed(*_: object) -> None:
+def killed(*_: object, **__: object) -> None:
     raise Killed
 
 
 @pytest.fixture(autouse=True)
 def _builder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pipeline.repair.run_build", lambda recipe, artifacts, settings, progress: build_rest(settings.out)
+        "pipeline.repair.run_build",
+        lambda recipe, artifacts, settings, progress, *, repairing: build_rest(settings.out),
     )
 
 
@@ -289,6 +290,8 @@ def test_a_plan_is_whole_wherever_its_repair_is_killed(tmp_path: Path, monkeypat
     manifest = tmp_path / "m.jsonl"
     rows = [{"audio_filepath": f"{i}.wav", "text": "t", "id": f"u{i}", "duration": 4} for i in range(6)]
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        (tmp_path / str(row["audio_filepath"])).touch()
     planned = tmp_path / "planned"
     plan = make_plan(str(manifest), RECIPE, str(planned))
     publish_json({"plan": plan.fingerprint, "recipe": RECIPE.model_dump(mode="json")}, f"{planned}/dataset.json")

@@ -1,6 +1,8 @@
 """Storage on a local folder, on a real S3 server behind a bad line, and on stores with tricks of their own."""
 
+import errno
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -8,15 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import botocore.exceptions
 import fsspec
 import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline import stores
+from pipeline import storage, stores
 from pipeline.commit import CommitConflict, commit, commit_path, keep_valid, scratch_folder, valid_commits
 from pipeline.drive import _committed
 from pipeline.job import Job
@@ -458,3 +462,70 @@ def test_errors_that_stay_are_raised_at_once(lagging: type[Lagging], quick: None
     with pytest.raises(error):
         publish_bytes(b"x", f"{ROOT}/file")
     assert len(lagging.failures) == 1
+
+
+@pytest.mark.parametrize("name", ["CredentialRetrievalError", "MetadataRetrievalError"])
+def test_credentials_that_do_not_come_are_asked_for_again(lagging: type[Lagging], quick: None, name: str) -> None:
+    error = getattr(botocore.exceptions, name)
+    lagging.failures.extend([lambda _: error(provider="iam", error_msg="slow")] * 3)  # type: ignore[list-item]
+    publish_bytes(b"x", f"{ROOT}/file")
+    assert read_bytes(f"{ROOT}/file") == b"x"
+
+
+def test_no_credentials_are_an_error_of_the_system(lagging: type[Lagging], quick: None) -> None:
+    lagging.failures.append(lambda _: botocore.exceptions.NoCredentialsError())  # type: ignore[arg-type]
+    with pytest.raises(PermissionError, match="no credentials for the store"):
+        publish_bytes(b"x", f"{ROOT}/file")
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, TimeoutError])
+def test_what_is_put_now_is_tried_once(lagging: type[Lagging], error: type[Exception]) -> None:
+    lagging.failures.extend([error] * 2)
+    with pytest.raises(error):
+        Store(f"{ROOT}/file").put_now(b"x")
+    assert lagging.failures == [error]
+
+
+def test_a_store_that_answers_conditional_writes_with_501_is_written_to(
+    lagging: type[Lagging], quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Lagging.pipe_file
+
+    def pipe_file(self: Lagging, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        if mode == "create":
+            raise OSError(errno.ENOSYS, "A header you provided implies functionality that is not implemented")
+        real(self, path, value)
+
+    monkeypatch.setattr(Lagging, "pipe_file", pipe_file)
+    assert publish_json_once({"a": 1}, f"{ROOT}/one.json")
+    assert publish_json_once({"a": 1}, f"{ROOT}/one.json")
+    assert not publish_json_once({"a": 2}, f"{ROOT}/one.json")
+
+
+def test_a_file_that_goes_while_its_folder_is_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    real = os.scandir
+
+    @contextmanager
+    def scandir(folder: str) -> Iterator[Iterator[Any]]:
+        with real(folder) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name))
+
+    monkeypatch.setattr(storage.os, "scandir", scandir)
+    assert list_names(str(tmp_path)) == {"a": 1, "b": 1, "c": 1}
+
+    @contextmanager
+    def late(folder: str) -> Iterator[Iterator[Any]]:
+        with scandir(folder) as entries:
+            found = list(entries)
+            (tmp_path / "b").unlink()
+            yield iter(found)
+
+    monkeypatch.setattr(storage.os, "scandir", late)
+    assert list_names(str(tmp_path)) == {"a": 1, "c": 1}
+    (tmp_path / "b").write_text("b")
+    assert set(list_states(str(tmp_path))) == {"a", "c"}
+    assert list_names(str(tmp_path / "none")) == {}

@@ -1,5 +1,6 @@
 """Verify finds what is wrong in every kind of file, all of it at once, and blames the right file."""
 
+import errno
 import json
 import struct
 from collections.abc import Callable
@@ -360,3 +361,38 @@ def test_a_shard_with_another_number_of_records_is_refused(tmp_path: Path) -> No
     path.write_text(json.dumps({**record, "records": record["records"] + 1}))
     with pytest.raises(BadDataset, match="promises"):
         list(Dataset.open(str(tmp_path)).records(0))
+
+
+@pytest.mark.parametrize("what", ["folder", "loop"])
+def test_what_cannot_be_read_is_told_for_every_file_beside_what_else_is_wrong(dataset: Path, what: str) -> None:
+    def spoil(path: Path) -> None:
+        path.unlink()
+        path.mkdir() if what == "folder" else path.symlink_to(path.name)
+
+    def unreadable() -> set[str]:
+        return {f.path for f in examine(str(dataset)).findings if f.problem is Problem.UNREADABLE}
+
+    said = "Is a directory" if what == "folder" else "Too many levels of symbolic links"
+    for name, data in tree(str(dataset)).items():
+        spoil(dataset / name)
+        findings = examine(str(dataset)).findings
+        assert (Problem.UNREADABLE, name) in {(f.problem, f.path) for f in findings}, name
+        if name.startswith(("shards/", ".nv-meta", "dataset.json")):
+            assert said in {f.detail for f in findings if f.path == name}, name
+        (dataset / name).rmdir() if what == "folder" else (dataset / name).unlink()
+        (dataset / name).write_bytes(data)
+    names = {"shards/shard-000001.tar", ".nv-meta/split.yaml", "recipe.yaml", "removed.jsonl"}
+    for name in names:
+        spoil(dataset / name)
+    (dataset / "shards" / "shard-000000.tar.idx").unlink()
+    assert names <= unreadable()
+    assert ("shards/shard-000000.tar.idx", "missing") in told(dataset)
+
+
+def test_an_error_of_the_system_is_no_finding(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: str) -> int:
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    monkeypatch.setattr("pipeline.verify_split.file_size", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        examine(str(dataset))

@@ -10,6 +10,7 @@ from io import BytesIO
 
 import fsspec
 import pytest
+import s3fs
 
 from schemas.rejects import Reason
 from stages import audio_sources
@@ -135,3 +136,66 @@ def test_an_object_of_a_store_is_as_long_as_the_store_says(monkeypatch: pytest.M
     with pytest.raises(OSError, match="cannot be reached") as caught:
         fetched("s3://bucket/a.wav")
     assert caught.value.errno == errno.EIO
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """An S3 server that refuses every request with the status and the code in the name of the bucket."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._refuse(b"")
+
+    def do_GET(self) -> None:
+        code = self.path.split("/")[1].split("?")[0].split("-")[1].encode()
+        self._refuse(b"<?xml version='1.0'?><Error><Code>" + code + b"</Code><Message>no</Message></Error>")
+
+    def _refuse(self, body: bytes) -> None:
+        self.send_response(int(self.path.split("/")[1].split("-")[0]))
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in (
+        ("ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}"),
+        ("ACCESS_KEY_ID", "id"),
+        ("SECRET_ACCESS_KEY", "key"),
+        ("DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "400-ExpiredToken",
+        "403-ExpiredToken",
+        "403-RequestTimeTooSkewed",
+        "400-InvalidToken",
+        "403-SignatureDoesNotMatch",
+    ],
+)
+def test_a_store_that_refuses_us_costs_no_record(refusing: None, refusal: str) -> None:
+    with pytest.raises(OSError, match=refusal[4:]) as caught:
+        fetched(f"s3://{refusal}/a.wav")
+    assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("refusal", ["403-AccessDenied", "403-InvalidObjectState", "404-NoSuchKey"])
+def test_a_store_that_refuses_an_object_costs_its_record(refusing: None, refusal: str) -> None:
+    with pytest.raises(AudioProblem):
+        fetched(f"s3://{refusal}/a.wav")

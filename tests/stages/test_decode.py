@@ -166,9 +166,9 @@ def test_a_playlist_cannot_read_another_file(tmp_path: Path) -> None:
 
 
 def test_faults_of_a_file_are_told_apart(tmp_path: Path) -> None:
-    assert reason(tmp_path / "no.wav") is Reason.MISSING_AUDIO
     assert reason(tmp_path) is Reason.UNREADABLE_AUDIO
     os.mkfifo(tmp_path / "fifo.wav")
+    assert reason(tmp_path / "no.wav") is Reason.MISSING_AUDIO
     assert reason(tmp_path / "fifo.wav") is Reason.UNREADABLE_AUDIO
     (tmp_path / "empty.wav").write_bytes(b"")
     assert reason(tmp_path / "empty.wav") is Reason.UNREADABLE_AUDIO
@@ -186,6 +186,20 @@ def test_faults_of_a_file_are_told_apart(tmp_path: Path) -> None:
     assert reason(tmp_path / "nan.wav") is Reason.NOT_FINITE
     soundfile.write(tmp_path / "long.wav", tone(121.0, 8_000), 8_000)
     assert reason(tmp_path / "long.wav") is Reason.TOO_LONG
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_is_away_costs_the_split_and_no_record(tmp_path: Path, there: bool) -> None:
+    """An unmounted share shows an empty folder, or none."""
+    base = tmp_path / "mount"
+    if there:
+        base.mkdir()
+    with pytest.raises(OSError, match="is it mounted here") as caught:
+        reason(base / "a.wav")
+    assert caught.value.errno == errno.EIO
+    base.mkdir(exist_ok=True)
+    (base / "b.wav").write_bytes(b"")
+    assert reason(base / "a.wav") is Reason.MISSING_AUDIO
 
 
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.7, 0.95])
