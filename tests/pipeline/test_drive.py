@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.commit import CommitConflict, commit, commit_path, remove_scratch, scratch_folder, valid_commits
 from pipeline.drive import EngineSettings, RunFailed, _require_own, drive
-from pipeline.engines import EngineRequest, on_local, worker
+from pipeline.engines import EngineRequest, on_local, on_ray, worker
 from pipeline.folder_lock import FolderInUse
 from pipeline.job import Job
 from pipeline.storage import publish_json, read_json
@@ -292,3 +295,48 @@ def test_scratch_that_is_removed_under_a_commit_leaves_no_record_of_half_a_shard
     with pytest.raises(FileNotFoundError):
         commit(str(tmp_path), 0, "plan", folder, {"inputs": 1})
     assert not list((tmp_path / "shards").glob("*"))
+
+
+class _Cluster:
+    """Ray, as far as the engine asks it: an actor says after a while that it is worn, is dead, or is sound."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+    def __init__(self, kinds: list[str]) -> None:
+        self._kinds, self._failures = kinds.copy(), Counter[str]()
+        self.done: set[int] = set()
+
+    def remote(self, **_: Any) -> Any:
+        return lambda _: SimpleNamespace(remote=lambda _: self._actor(self._kinds.pop()))
+
+    def _actor(self, kind: str) -> Any:
+        actor = Mock()
+        actor.run.remote = lambda split, coming: (kind, split)
+        return actor
+
+    def wait(self, references: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        first = min(references, key=lambda reference: reference[0] == "sound")  # who fails is the quickest
+        return [first], []
+
+    def get(self, reference: tuple[str, int]) -> bool:
+        kind, split = reference
+        if kind == "dead":
+            raise self.exceptions.RayError
+        self._failures[kind] += 1
+        if kind == "sound":
+            self.done.add(split)
+        return kind == "sound" or self._failures[kind] < worker.MOST_FAILURES
+
+
+KINDS = [(["sound", "worn"], 3), (["sound", "dead"], 0), (["worn", "dead"], 40), (["sound", "sound"], 0)]
+
+
+@pytest.mark.parametrize(("kinds", "missing"), KINDS)
+def test_ray_gives_nothing_more_to_actors_that_do_nothing(tmp_path: Path, kinds: list[str], missing: int) -> None:
+    job, _ = job_for(tmp_path, PoisonConfig())
+    request = EngineRequest(engine="ray", job=job, splits=tuple(range(40)), workers=2)
+    cluster = _Cluster(kinds)
+    on_ray._schedule(cluster, request, on_ray.parse_options(()))
+    assert len(cluster.done) == 40 - missing
