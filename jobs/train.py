@@ -84,13 +84,18 @@ def train(
         ValueError: if `out` holds a run and `resume` is off, or that run had other settings.
     """
     with joined(device, section.timeout_seconds) as world:
-        run = _prepared(world, dataset, out, section, sequence, seed, mixture, resume, shuffle_units, steps)
-        tokens, seconds = _loop(run)
-        if not world.leads:
-            return None
-        where = str(world.device) if world.size == 1 else f"{world.size} x {world.device.type}"
-        parameters = sum(p.numel() for p in run.learner.model.parameters())
-        return summary_of(run.folder, where, parameters, tokens, seconds)
+        # In a function of its own: nothing that the group's end waits for outlives it.
+        return _trained(world, dataset, out, section, sequence, seed, mixture, resume, shuffle_units, steps)
+
+
+def _trained(world: World, *of_the_run: Any) -> TrainSummary | None:
+    run = _prepared(world, *of_the_run)
+    tokens, seconds = _loop(run)
+    if not world.leads:
+        return None
+    where = str(world.device) if world.size == 1 else f"{world.size} x {world.device.type}"
+    parameters = sum(p.numel() for p in run.learner.model.parameters())
+    return summary_of(run.folder, where, parameters, tokens, seconds)
 
 
 def _prepared(

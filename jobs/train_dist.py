@@ -3,6 +3,7 @@
 What they tell each other travels as JSON over gloo, on the CPU; gradients travel over NCCL where there is CUDA.
 """
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -111,10 +112,17 @@ def joined(device: str, timeout_seconds: float) -> Iterator[World]:
         return
     import torch.distributed as dist
 
+    # What this imports takes the group that there is for a default and holds it to the end; so before there is one.
+    import torch.distributed.nn
+
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     yield World(rank=dist.get_rank(), size=size, device=here)
-    # Not in a `finally`: after an error a peer may hold the group open for as long as the timeout.
+    # Gloo's threads free what they have sent, which may take Python's lock: a thread that asks for it while the
+    # interpreter ends aborts the process, so they must end before. They end with the last that holds the group, and a
+    # model that was trained holds it, often in a circle. Not in a `finally`: after an error a peer may hold the group
+    # open for as long as the timeout.
+    gc.collect()
     dist.destroy_process_group()
 
 

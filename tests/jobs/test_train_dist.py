@@ -190,6 +190,48 @@ def test_a_lost_process_ends_the_others(tmp_path: Path, peer: str) -> None:
         assert "train.timeout_seconds" in done.stdout
 
 
+THREADS = """
+import pathlib, sys
+import torch
+from jobs.train_dist import divided, joined, replicated
+
+
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM  # as late as training does
+
+    sizes = dict(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    return LlamaForCausalLM(LlamaConfig(**sizes))
+
+
+def a_step(world):
+    model = replicated(llama(), world) if sys.argv[1] == "ddp" else divided(llama, world, half=False)
+    tokens = torch.arange(16)[None]
+    model(input_ids=tokens, labels=tokens).loss.backward()
+
+
+def threads():
+    names = [task.joinpath("comm").read_text() for task in pathlib.Path("/proc/self/task").iterdir()]
+    return len([name for name in names if "jemalloc" not in name])  # which pyarrow starts
+
+
+before = threads()
+with joined("cpu", 60.0) as world:
+    assert threads() > before, "gloo has no threads, so this shows nothing"
+    a_step(world)
+    world.gather("done")
+assert threads() == before, f"{threads() - before} threads are left"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path, parallel: str) -> None:
+    # One that is left may abort the process while the interpreter ends: training was done, and its command failed.
+    (tmp_path / "worker.py").write_text(THREADS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run([*launcher, str(tmp_path / "worker.py"), parallel], seconds=120)
+
+
 @pytest.mark.slow
 def test_a_mistake_of_the_first_process_ends_all_of_them(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
