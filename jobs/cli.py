@@ -26,6 +26,7 @@ from jobs.options import (
 from pipeline.recipes import load_recipe, recipe_names, recipe_yaml
 from pipeline.umask import keep_world_from_writing
 from schemas.recipe import Recipe
+from schemas.urls import public_url
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -152,8 +153,8 @@ def transcribe(
     console, loaded = make_console(), load_recipe(recipe, overrides)
     transcribe_step(console, loaded, manifest, run_settings(out, **engine), audio_root_of(audio_root))
     told = "".join(f" --set {override}" for override in overrides)
-    root = "" if audio_root is None else f" --audio-root {audio_root}"
-    print_next(console, f"interloom run {recipe}{told} --manifest {manifest}{root} --out {out}")
+    root = "" if audio_root is None else f" --audio-root {public_url(audio_root)}"
+    print_next(console, f"interloom run {recipe}{told} --manifest {public_url(manifest)}{root} --out {public_url(out)}")
 
 
 @main.command()

@@ -142,3 +142,13 @@ def test_a_bake_does_not_mix_with_another(tmp_path: Path) -> None:
     result = invoke("bake", str(tmp_path), "--out", str(tmp_path / "b"))
     assert result.exit_code == 2
     assert "another --out" in result.stderr
+
+
+def test_the_command_to_go_on_with_tells_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("jobs.steps.transcribe_step", lambda *_: None)
+    where = ["--manifest", "sftp://me:pw1@host/m.jsonl?token=pw2", "--audio-root", "sftp://me:pw3@host/audio"]
+    result = invoke("transcribe", "embedded", *where, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    told = f"--manifest sftp://host/m.jsonl?token=... --audio-root sftp://host/audio --out {tmp_path}/out"
+    assert told in result.output
+    assert "pw" not in result.output.replace(str(tmp_path), "")
