@@ -116,6 +116,7 @@ def test_what_failed_in_the_last_start_comes_last_in_the_next(tmp_path: Path) ->
     assert set(begun[3:]) == {"u008"}
 
 
+@pytest.mark.slow
 def test_a_driver_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
     job, plan = job_for(tmp_path / "calm", PoisonConfig(seconds=0.05))
     drive(job, plan, LOCAL, quiet)
@@ -233,6 +234,7 @@ def test_a_stage_that_cannot_be_set_up_fails_the_run_with_its_reason(tmp_path: P
         drive(job, plan, LOCAL, quiet)
 
 
+@pytest.mark.slow
 def test_a_sink_that_is_slow_or_dies_blames_no_record(tmp_path: Path) -> None:
     job, plan = job_for(tmp_path, PoisonConfig())
     dying = replace(job, sink=LinesConfig(dies_on=1, slow_seconds=1.5))  # longer than a record may take

@@ -75,6 +75,7 @@ def main(pipe, parent):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_flood_fills_no_disk(engine: Any, tmp_path: Path) -> None:
     engine(FLOODS)

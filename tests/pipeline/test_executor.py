@@ -92,6 +92,7 @@ def test_a_memory_error_is_a_death_like_any_other(tmp_path: Path) -> None:
     assert "- u002 crashed u002.wav: killed, hung" in (tmp_path / "shards" / "lines-000000.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_death_beside_other_work_is_no_strike(tmp_path: Path) -> None:
     job, _ = job_for(tmp_path, PoisonConfig(seconds=0.6), batch=1, record_seconds=30.0)
     dying = replace(job, sink=LinesConfig(dies_on=0, slow_seconds=1.0))

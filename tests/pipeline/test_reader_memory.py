@@ -4,6 +4,8 @@ import gc
 import tracemalloc
 from pathlib import Path
 
+import pytest
+
 from pipeline.dataset import Dataset
 from pipeline.reader import open_reader
 from schemas.sequence import SequenceSection, SpiritLmPolicy
@@ -14,6 +16,7 @@ from tests.sequence_builders import SIZES, ByteTokenizer, corpus, write_dataset
 EPOCHS = 10
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_ten_epochs(tmp_path: Path) -> None:
     records = corpus(60)
     dataset = Dataset.open(str(write_dataset(tmp_path / "d", [records[:60], records[60:120], records[120:]])))

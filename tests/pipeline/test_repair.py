@@ -539,6 +539,7 @@ def test_a_build_brings_nobody_back_whose_removal_was_lost(dataset: Path) -> Non
     assert {**tree(str(dataset)), "removed.jsonl": b""} == {**whole, "removed.jsonl": b""}
 
 
+@pytest.mark.slow
 def test_a_build_withdraws_shards_that_hold_rows_of_the_list(dataset: Path) -> None:
     write_removed(str(dataset), Removed.of(ids={digest(utterance_id(1, 0)): ""}))
     (dataset / "dataset.json").unlink()

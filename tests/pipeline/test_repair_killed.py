@@ -139,6 +139,7 @@ def test_a_split_comes_out_as_before_wherever_the_repair_is_killed(
     assert changes > 20
 
 
+@pytest.mark.slow
 def test_other_bytes_are_told_wherever_the_repair_is_killed_and_however_often_it_runs(
     whole: dict[str, bytes], fresh: Callable[[dict[str, bytes | None]], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def fit_to(files: dict[str, bytes]) -> Callable[..., dict[str, Artifact]]:
     return fitted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("described", [True, False])
 def test_artifacts_come_back_wherever_the_repair_is_killed(
     whole: dict[str, bytes],

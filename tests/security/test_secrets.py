@@ -150,7 +150,9 @@ def test_a_plan_keeps_the_url_and_shows_it_nowhere(tmp_path: Path) -> None:
     [
         ("inspect", "nowhere"),
         ("plan", "embedded", "--manifest", "nowhere.jsonl", "--out", "out"),
-        ("plan", "embedded", "--manifest", "s3://nowhere-at-all/x.jsonl", "--out", "out"),
+        pytest.param(
+            ("plan", "embedded", "--manifest", "s3://nowhere-at-all/x.jsonl", "--out", "out"), marks=pytest.mark.slow
+        ),
         ("recipe", "embedded", "--set", "units.nothing=1"),
     ],
 )

@@ -147,6 +147,7 @@ def test_one_voiced_frame_fills_the_whole_clip(at):
     assert got[:, 1].tolist() == [float(min(frame, 9) == at) for frame in range(11)]
 
 
+@pytest.mark.slow
 @given(case=tracks, shift=st.integers(-40, 400))
 def test_a_shift_of_register_in_hertz_changes_nothing(stage, case, shift):
     track, length = case

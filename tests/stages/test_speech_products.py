@@ -26,6 +26,7 @@ def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @given(
     kernel=st.integers(1, 40),
     groups=st.integers(1, 4),

@@ -176,6 +176,7 @@ def test_long_clips_pass_in_windows_and_short_ones_do_not(tmp_path):
     assert ids_of(config.setup().process(batch[::-1])) == outcomes[::-1]
 
 
+@pytest.mark.slow
 def test_windows_are_quantised_as_their_join_would_be(tmp_path):
     config = tuned("hubert_25hz", tmp_path, window_seconds=0.4, context_seconds=0.1)
     one = clip(noise(90_000))
