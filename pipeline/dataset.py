@@ -194,5 +194,6 @@ def samples(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 raise tarfile.ReadError("it breaks off")
             if members:
                 yield key, members
-    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:  # the last two: numbers in a pax header
+    # Beside its own: what numbers of a pax header cost, and an IndexError where a sparse header breaks off.
+    except (tarfile.TarError, EOFError, OverflowError, ValueError, IndexError) as error:
         raise BadDataset(f"{url} is damaged ({error}); delete its commit record and run the build again") from error
