@@ -84,16 +84,15 @@ def train(
         ValueError: if `out` holds a run and `resume` is off, or that run had other settings.
     """
     with joined(device, section.timeout_seconds) as world:
-        # In a function of its own: nothing that the group's end waits for outlives it.
-        return _trained(world, dataset, out, section, sequence, seed, mixture, resume, shuffle_units, steps)
+        run = _prepared(world, dataset, out, section, sequence, seed, mixture, resume, shuffle_units, steps)
+        tokens, seconds = _loop(run)
+        summary = _summary(run, tokens, seconds) if world.leads else None
+        del run  # its model holds the group, which ends only with the last that does
+    return summary
 
 
-def _trained(world: World, *of_the_run: Any) -> TrainSummary | None:
-    run = _prepared(world, *of_the_run)
-    tokens, seconds = _loop(run)
-    if not world.leads:
-        return None
-    where = str(world.device) if world.size == 1 else f"{world.size} x {world.device.type}"
+def _summary(run: Run, tokens: int, seconds: float) -> TrainSummary:
+    where = str(run.world.device) if run.world.size == 1 else f"{run.world.size} x {run.world.device.type}"
     parameters = sum(p.numel() for p in run.learner.model.parameters())
     return summary_of(run.folder, where, parameters, tokens, seconds)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import backends, chain
 from pipeline.commit import commit_path, committed_splits
+from pipeline.commit_form import commit_name
 from pipeline.drive import EngineSettings, Progress, drive
 from pipeline.finish import finish
 from pipeline.fit import FitError, artifacts_json, fit, fit_fingerprint, load_artifacts, models_of, require_untold
@@ -17,8 +18,8 @@ from pipeline.manifest import locate, manifest_base, read_manifest
 from pipeline.models import pin, resolved
 from pipeline.plan import Plan, Row, read_plan, write_plan
 from pipeline.recipes import parse_recipe, recipe_from, recipe_yaml
+from pipeline.removal_checks import unfinished
 from pipeline.removal_search import search
-from pipeline.remove import unfinished
 from pipeline.removed import read_removed
 from pipeline.status_files import read_many
 from pipeline.storage import join, list_names, publish_bytes, read_bytes, read_json, remove, remove_folder
@@ -155,7 +156,7 @@ def _require_same_recipe(recipe: Recipe, plan: Plan, out: str) -> None:
     everything = artifacts | models_of(recipe, given)
     wanted = build_job(recipe, plan, everything, RunSettings(out=out, engine=EngineSettings())).fingerprint
     folder = join(out, "shards")
-    names = [f"shard-{split:06d}.commit.json" for split in sorted(committed_splits(list_names(folder)))]
+    names = [commit_name(split) for split in sorted(committed_splits(list_names(folder)))]
     for _, record in read_many(folder, names):
         if isinstance(record, dict) and record.get("plan") != wanted:
             raise PlanError(f"{folder} were built with other settings; use another --out")

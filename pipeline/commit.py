@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.commit_form import commit_name
 from pipeline.inside import is_inside
 from pipeline.storage import (
     file_size,
@@ -36,7 +37,7 @@ class CommitConflict(RuntimeError):
 
 
 def commit_path(root: str, split: int) -> str:
-    return join(root, "shards", f"shard-{split:06d}.commit.json")
+    return join(root, "shards", commit_name(split))
 
 
 def committed_splits(names: Iterable[str]) -> set[int]:
@@ -69,10 +70,11 @@ def remove_scratch(root: str, owner: str = "") -> None:
     At once: a child on another machine that outlived its engine finds all files of a shard, or none.
     """
     if not is_remote(root):
-        going = Path(root) / "work" / f"{GOING}{uuid.uuid4().hex}"
+        work = Path(root) / "work"
         with suppress(FileNotFoundError):
-            os.rename(Path(root) / "work" / "tmp" / owner, going)
-        shutil.rmtree(going, ignore_errors=True)
+            os.rename(work / "tmp" / owner, work / f"{GOING}{uuid.uuid4().hex}")
+        for folder in work.glob(f"{GOING}*"):  # others' too, which a kill may have left
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def commit(root: str, split: int, fingerprint: str, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:

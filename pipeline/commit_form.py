@@ -11,6 +11,11 @@ _NUMBERS = ("documents", "inputs", "records", "rejects", "split", *SUMS)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def commit_name(split: int) -> str:
+    """Return the name of a split's commit record."""
+    return f"shard-{split:06d}.commit.json"
+
+
 def shard_names(split: int) -> dict[str, str]:
     """Return the names of a split's files by what they hold."""
     return {

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline.commit_form import malformed_commit
+from pipeline.commit_form import commit_name, malformed_commit
 from pipeline.inside import is_inside
 from pipeline.recipes import recipe_from
 from schemas.contract import UnitContract
@@ -141,7 +141,7 @@ class Dataset:
         Raises:
             BadDataset: if it is missing or damaged.
         """
-        path = f"{self.root}/shards/shard-{split:06d}.commit.json"
+        path = f"{self.root}/shards/{commit_name(split)}"
         try:
             with fsspec.open(path, "rb") as file:
                 value = json.load(file)

@@ -6,7 +6,6 @@ for `stall_seconds` it is killed and started again on what is left. Reruns are f
 
 import hashlib
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -21,7 +20,7 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
-from pipeline.commit import FETCHERS, GOING, CommitConflict, keep_valid, remove_scratch, valid_commit, valid_commits
+from pipeline.commit import FETCHERS, CommitConflict, keep_valid, remove_scratch, valid_commit, valid_commits
 from pipeline.engine_log import EngineLog
 from pipeline.engines import EngineName, EngineRequest
 from pipeline.engines.worker import failure_path
@@ -134,7 +133,7 @@ def _require_own(job: Job) -> None:
 
 def _in_order(root: str, plan: Plan, splits: Iterable[int]) -> list[int]:
     """Return the largest first, but last what failed in the last start: it may take its worker with it."""
-    failed = {join(root, "work", "failed", name) for name in list_names(join(root, "work", "failed"))}
+    failed = _failures(root)
     return sorted(plan.largest_first(splits), key=lambda split: failure_path(root, split) in failed)
 
 
@@ -314,8 +313,8 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 def _explain(root: str, missing: list[int], problem: str) -> str:
     shown = ", ".join(map(str, missing[:10])) + (" and more" if len(missing) > 10 else "")
-    noted = list_names(join(root, "work", "failed"))
-    paths = [path for path in (failure_path(root, split) for split in missing) if path.rsplit("/", 1)[-1] in noted]
+    noted = _failures(root)
+    paths = [path for split in missing if (path := failure_path(root, split)) in noted]
     reasons = {str((read_json(path) or {}).get("error", "")) for path in paths[:MOST_REASONS]} - {""}
     because = "; ".join([*sorted(reasons)[:3], *([problem] if problem else [])]) or "the engine dropped them"
     return (
@@ -332,13 +331,17 @@ def _remove_leftovers(root: str) -> None:
         remove(join(root, "work", "alive", name))
     if not is_remote(root):
         remove_scratch(root)
-        for folder in (Path(root) / "work").glob(f"{GOING}*"):
-            shutil.rmtree(folder, ignore_errors=True)
         for folder in (Path(root) / "shards", *(Path(root) / "work").glob("*/")):
             for path in folder.glob("*.tmp-*"):
                 path.unlink(missing_ok=True)
 
 
 def _forget_failures(root: str) -> None:
-    for name in list_names(join(root, "work", "failed")):
-        remove(join(root, "work", "failed", name))
+    for path in _failures(root):
+        remove(path)
+
+
+def _failures(root: str) -> set[str]:
+    """Return the paths of the failures that are noted."""
+    folder = join(root, "work", "failed")
+    return {join(folder, name) for name in list_names(folder)}

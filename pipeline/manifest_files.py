@@ -80,9 +80,8 @@ def _open_url(path: str) -> io.BufferedReader:
         if not (isinstance(error, OSError) or is_away(error) or is_unknown(error)):
             raise
         cause: BaseException = error
-        while cause.__cause__ is not None and not is_away(
-            cause
-        ):  # whatever a web server says, the client finds no file
+        # Whatever a web server says, the client finds no file.
+        while cause.__cause__ is not None and not is_away(cause):
             cause = cause.__cause__
         status = getattr(cause, "status", 404 if isinstance(cause, FileNotFoundError) else None)
         told = f"cannot be reached ({type(cause).__name__})" if status is None else f"the server answers {status}"

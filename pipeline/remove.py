@@ -45,8 +45,6 @@ from schemas.rejects import Reason
 from schemas.tables import SHARDS
 from schemas.unit_record import BadRecord
 
-__all__ = ["JOURNAL", "RemoveFailed", "Takedown", "remove", "unfinished"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takedown:

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.commit import commit_path
-from pipeline.commit_form import shard_names
+from pipeline.commit_form import commit_name, shard_names
 from pipeline.dataset import BadDataset
 from pipeline.findings import Finding, Problem
 from pipeline.plan import Plan, load_rows
@@ -51,11 +50,7 @@ def lost_splits(root: str, plan: Plan, findings: Iterable[Finding]) -> list[int]
     """Return the splits of a new plan that have no commit record, or another file than it says."""
     kinds, present = (Problem.MISSING, Problem.SIZE, Problem.HASH), list_names(join(root, "shards"))
     bad = {finding.split for finding in findings if finding.problem in kinds}
-    return [
-        split
-        for split in range(len(plan.inputs))
-        if split in bad or commit_path(root, split).rpartition("/")[2] not in present
-    ]
+    return [split for split in range(len(plan.inputs)) if split in bad or commit_name(split) not in present]
 
 
 def _present(rows: Iterable[Utterance]) -> set[str]:

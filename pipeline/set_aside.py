@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from pipeline.commit_form import shard_names
+from pipeline.commit_form import commit_name, shard_names
 from pipeline.inside import is_inside
 from pipeline.storage import file_size, is_remote, join, move, publish_json, read_json, remove
 
@@ -43,7 +43,7 @@ class Unfinished:
 
 def names_of(split: int) -> list[str]:
     """Return the files of a split from the dataset's folder, its commit record first."""
-    return [f"shards/shard-{split:06d}.commit.json", *(f"shards/{name}" for name in shard_names(split).values())]
+    return [f"shards/{commit_name(split)}", *(f"shards/{name}" for name in shard_names(split).values())]
 
 
 def read_unfinished(root: str) -> Unfinished:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipeline.build import planned
+from pipeline.commit_form import commit_name
 from pipeline.fit import load_artifacts
 from pipeline.plan import Plan
 from pipeline.status_files import Passed, Timing, add_passed, commit_times, read_many
@@ -173,7 +174,7 @@ class Observer:
             del self._counts[split]
         limit = LOOK_REMOTE if is_remote(self._root) else LOOK_LOCAL
         chosen = self._chosen(committed - set(self._counts), limit)
-        names = {f"shard-{split:06d}.commit.json": split for split in chosen}
+        names = {commit_name(split): split for split in chosen}
         for name, record in read_many(join(self._root, "shards"), names):
             counts = _counts_of(record)
             if counts is not None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from pipeline.commit import committed_splits
+from pipeline.commit_form import commit_name
 from pipeline.plan_files import batched
 from pipeline.storage import is_remote, join, read_json
 from pipeline.stores import Store
@@ -84,7 +85,7 @@ def commit_times(root: str, planned: int = 0) -> dict[int, float | None]:
             return {}
         return {split: _local_time(found, split) for split in committed_splits(found)}
     items = Store(folder).children(split_prefixes(planned))
-    return {split: _remote_time(items[f"shard-{split:06d}.commit.json"]) for split in committed_splits(items)}
+    return {split: _remote_time(items[commit_name(split)]) for split in committed_splits(items)}
 
 
 def split_prefixes(planned: int) -> list[str]:
@@ -94,7 +95,7 @@ def split_prefixes(planned: int) -> list[str]:
 
 def _local_time(entries: Mapping[str, "os.DirEntry[str]"], split: int) -> float | None:
     try:
-        return entries[f"shard-{split:06d}.commit.json"].stat().st_mtime
+        return entries[commit_name(split)].stat().st_mtime
     except FileNotFoundError:
         return None
 

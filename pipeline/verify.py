@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from pipeline.commit import committed_splits
-from pipeline.commit_form import shard_names
+from pipeline.commit_form import commit_name, shard_names
 from pipeline.dataset import Dataset
 from pipeline.drive import Progress
 from pipeline.findings import Expected, Finding, Problem, SplitReport
@@ -139,7 +139,7 @@ def _strays(root: str, count: int) -> list[Finding]:
     for name in sorted(present):
         digits = name.removeprefix("shard-").removeprefix("rejects-").split(".")[0]
         split = int(digits) if digits.isdigit() else None
-        known = split is not None and name in (*shard_names(split).values(), f"shard-{split:06d}.commit.json")
+        known = split is not None and name in (*shard_names(split).values(), commit_name(split))
         if known and split is not None and split < count:
             continue
         if known and split in beyond:

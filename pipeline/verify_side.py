@@ -166,14 +166,9 @@ class SideCheck:
         self.files += 1
         info, data = self._info, found_by(read_bytes, join(self._root, DATASET))
         if info is None:
-            told = (
-                "not finished, or damaged"
-                if found_by(read_bytes, join(self._root, DATASET)) is not None
-                else "it is not there"
-            )
+            told = "not finished, or damaged" if data is not None else "it is not there"
             self._add(DATASET, Problem.MISSING, told)
             return
-        data = found_by(read_bytes, join(self._root, DATASET))
         if self._plan is not None and not is_canonical(data, info):
             self._add(DATASET, Problem.UNREADABLE, "it is not written as a build writes it")
         wanted: dict[str, Any] = {"format": FORMAT, "splits": self.num_splits, **(self._told or {})}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.commit import FORMAT, commit_path
-from pipeline.commit_form import SUMS, malformed_commit, shard_names
+from pipeline.commit_form import SUMS, commit_name, malformed_commit, shard_names
 from pipeline.dataset import BadDataset
 from pipeline.findings import Expected, Finding, Problem, SplitReport
 from pipeline.plan import Row, load_rows
@@ -96,7 +96,7 @@ class SplitCheck:
 
     @property
     def _commit_name(self) -> str:
-        return commit_path(self._expected.root, self._split).rsplit("/", 1)[-1]
+        return commit_name(self._split)
 
     def _commit(self) -> dict[str, Any] | None:
         """Return the commit record if it can be followed."""
